@@ -1,0 +1,27 @@
+"""Fused MultiMix and Dense MultiMix for PyTorch."""
+
+from .attention import attention_map
+from .backends import available_backends
+from .functional import (
+    dense_multimix_cross_entropy,
+    mixed_cross_entropy,
+    multimix,
+    multimix_cross_entropy,
+    sample_dirichlet,
+)
+from .mixture import Mixture
+from .modules import MultiMixHead
+from .version import __version__
+
+__all__ = [
+    "Mixture",
+    "MultiMixHead",
+    "__version__",
+    "attention_map",
+    "available_backends",
+    "dense_multimix_cross_entropy",
+    "mixed_cross_entropy",
+    "multimix",
+    "multimix_cross_entropy",
+    "sample_dirichlet",
+]

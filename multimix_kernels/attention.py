@@ -1,0 +1,74 @@
+"""Attention maps of Dense MultiMix, in plain PyTorch and differentiable."""
+
+import torch
+from torch import Tensor
+
+KINDS = ("gap", "cam", "uniform")
+ACTIVATIONS = ("relu", "softmax")
+
+
+def attention_map(
+    input: Tensor,
+    kind: str = "gap",
+    activation: str = "relu",
+    *,
+    weight: Tensor | None = None,
+    target: Tensor | None = None,
+) -> Tensor:
+    """Attention of each example over its spatial locations: a_i = h(z_i^T u_i), scaled to sum to one.
+
+    Dense MultiMix (arXiv 2206.14868), section on attention. An example whose activations are all zero (dead ReLU)
+    gets zero attention everywhere.
+
+    Args:
+        input: feature maps z (b, d, *spatial).
+        kind: "gap": u_i is the mean of z_i over the locations. "cam": u_i = W[y_i], or Y_i W for probabilities.
+            "uniform": the same attention everywhere.
+        activation: h, "relu" or "softmax" (over the locations).
+        weight: W (c, d) of the classifier, needed for "cam".
+        target: class indices (b,) int64 or probabilities (b, c), needed for "cam". An index out of range
+            (ignore_index, say) counts as class 0 here: such an example is not mixed.
+
+    Returns:
+        (b, *spatial) in the dtype of input.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+    """
+    if not isinstance(input, Tensor) or not input.is_floating_point():
+        raise TypeError("input: expected a floating-point Tensor (b, d, *spatial)")
+    if input.dim() < 2:
+        raise ValueError(f"input: expected shape (b, d, *spatial), got {tuple(input.shape)}")
+    if kind not in KINDS:
+        raise ValueError(f"attention: expected one of {KINDS} or a Tensor (b, *spatial), got {kind!r}")
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"attention_activation: expected one of {ACTIVATIONS}, got {activation!r}")
+    b, _, *spatial = input.shape
+    z = input.flatten(2) if spatial else input.unsqueeze(2)
+    if kind == "uniform":
+        return torch.full_like(z[:, 0], 1 / z.shape[2]).reshape(b, *spatial)
+    u = z.mean(2) if kind == "gap" else _class_directions(z, weight, target)
+    # einsum would fold the batch into a matrix product of width one; this is one pass over z.
+    activations = torch.matmul(u.to(z.dtype).unsqueeze(1), z).squeeze(1)
+    if activation == "softmax":
+        return torch.softmax(activations, 1).reshape(b, *spatial)
+    positive = torch.relu(activations)
+    total = positive.sum(1, keepdim=True)
+    return (positive / torch.where(total > 0, total, 1)).reshape(b, *spatial)
+
+
+def _class_directions(z: Tensor, weight: Tensor | None, target: Tensor | None) -> Tensor:
+    """u (b, d) of class activation maps."""
+    if weight is None or target is None:
+        missing = "weight" if weight is None else "target"
+        raise ValueError(f"{missing}: attention 'cam' needs the classifier's weight (c, d) and the target")
+    if weight.dim() < 2 or weight.shape[1] != z.shape[1]:
+        raise ValueError(f"weight: expected shape (c, {z.shape[1]}) to match input, got {tuple(weight.shape)}")
+    weight = weight.flatten(1)
+    if target.is_floating_point():
+        if target.shape != (z.shape[0], weight.shape[0]):
+            raise ValueError(f"target: expected ({z.shape[0]}, {weight.shape[0]}), got {tuple(target.shape)}")
+        return target.to(weight.dtype) @ weight
+    if target.shape != z.shape[:1]:
+        raise ValueError(f"target: expected shape ({z.shape[0]},), got {tuple(target.shape)}")
+    return weight[torch.where((target >= 0) & (target < weight.shape[0]), target, 0)]

@@ -1,0 +1,98 @@
+"""The table of backends, and the choice among them."""
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+
+from . import native
+from .reference import operators as reference_operators
+
+LOW = (torch.float32, torch.bfloat16, torch.float16)
+ENVIRONMENT_VARIABLE = "MULTIMIX_BACKEND"
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One row of the table. A backend is a namespace of operators; `operators` is its Python module, if it has one."""
+
+    name: str
+    devices: tuple[str, ...]  # device types; empty: every device
+    dtypes: tuple[torch.dtype, ...]
+    reason: Callable[[], str | None]  # why it is not available here, in one sentence; None if it is
+    operators: object | None = None  # None: a compiled library registers the implementations
+    mixes_embeddings: bool = False  # follows the order of the paper instead of mixing scores
+
+    @property
+    def namespace(self) -> str:
+        """The torch.ops namespace of its operators."""
+        return f"multimix_{self.name}"
+
+    def accepts(self, device: torch.device, dtype: torch.dtype) -> bool:
+        """Whether it takes tensors of this device and dtype."""
+        return (not self.devices or device.type in self.devices) and dtype in self.dtypes
+
+
+# Best first.
+TABLE: Mapping[str, Backend] = MappingProxyType({
+    row.name: row
+    for row in (
+        Backend("cuda", ("cuda",), LOW, lambda: "this version has no CUDA kernels yet"),
+        Backend("triton", ("cuda",), LOW, lambda: "this version has no Triton kernels yet"),
+        Backend("cpu", ("cpu",), (*LOW, torch.float64), native.cpu_reason),
+        Backend("reference", (), (*LOW, torch.float64), lambda: None, reference_operators, mixes_embeddings=True),
+    )
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a backend can be used here, for which devices, and if not, why. True in a boolean context if it can."""
+
+    available: bool
+    devices: tuple[str, ...]
+    reason: str | None
+
+    def __bool__(self) -> bool:
+        return self.available
+
+
+def available_backends() -> dict[str, Availability]:
+    """Every backend by name, best first: whether it is available here, for which devices, and why not if not."""
+    found = {}
+    for row in TABLE.values():
+        reason = row.reason()
+        found[row.name] = Availability(reason is None, row.devices or ("any",), reason)
+    return found
+
+
+def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Backend:
+    """The named backend, else the one MULTIMIX_BACKEND names, else the best one for this device and dtype.
+
+    Raises:
+        ValueError: no such backend, or it does not take this device or dtype.
+        RuntimeError: it is not available here.
+    """
+    source = "backend"
+    if name is None:
+        name, source = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
+    if name is None:
+        for row in TABLE.values():
+            if row.accepts(device, dtype) and row.reason() is None:
+                return row
+        raise ValueError(f"input: no backend takes dtype {dtype} on device {device.type}")
+    if name not in TABLE:
+        raise ValueError(f"{source}: there is no backend {name!r}; accepted: {', '.join(map(repr, TABLE))}, or None")
+    row = TABLE[name]
+    reason = row.reason()
+    if reason is not None:
+        raise RuntimeError(f"{source}: {name!r} is not available: {reason}")
+    if not row.accepts(device, dtype):
+        dtypes = ", ".join(str(d).removeprefix("torch.") for d in row.dtypes)
+        raise ValueError(
+            f"{source}: {name!r} takes {dtypes} on {' or '.join(row.devices) or 'any device'}, "
+            f"got {dtype} on {device.type}"
+        )
+    return row

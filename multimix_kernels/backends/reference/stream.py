@@ -1,0 +1,138 @@
+"""The weight stream, version 1, in plain PyTorch: the specification that every backend's sampler is held to.
+
+A weight is named by (seed, row, location, example) and by nothing else, so any backend, tile shape, device or rank
+can draw it again. All arithmetic after the uniforms is in float64.
+
+Sources: Philox4x32-10 from Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3" (SC 2011);
+gamma variates from Marsaglia and Tsang, "A simple method for generating gamma variables" (ACM TOMS 26, 2000).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+GAMMA, CONCENTRATION, SUBSET = 0, 1, 2
+MAX_ATTEMPTS = 16
+_WORD = 0xFFFFFFFF
+
+
+class Draw(NamedTuple):
+    """What names a draw of weights; the last arguments of every operator, in this order."""
+
+    seed: Tensor  # int64 (1,), the 64-bit key
+    alpha: Tensor | None  # concentrations (b,), or None: alpha ~ Uniform[low, high] for each row
+    n: int  # rows per location
+    m: int  # examples in each row
+    low: float
+    high: float
+    row_offset: int  # rows row_offset ... row_offset + n - 1 of the stream
+
+
+def philox(counter: list[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Philox4x32-10. Words are int64 tensors that hold unsigned 32-bit values; counter and key broadcast."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(10):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # 64-bit products: wrapping keeps all their bits
+        c0, c1, c2, c3 = (
+            ((p1 >> 32) & _WORD) ^ c1 ^ k0,
+            p1 & _WORD,
+            ((p0 >> 32) & _WORD) ^ c3 ^ k1,
+            p0 & _WORD,
+        )
+        k0, k1 = (k0 + 0x9E3779B9) & _WORD, (k1 + 0xBB67AE85) & _WORD
+    return [c0, c1, c2, c3]
+
+
+def words(seed: Tensor, row: Tensor, location: Tensor, purpose: int, block: Tensor, attempt: Tensor | int = 0):
+    """The four 32-bit words of one counter; arguments are int64 tensors that broadcast against each other."""
+    location_word = location * 256 + purpose * 16 + attempt
+    key = (seed & _WORD, (seed >> 32) & _WORD)
+    return philox([block, location_word, row & _WORD, (row >> 32) & _WORD], key)
+
+
+def uniform(word: Tensor) -> Tensor:
+    """fma(float32(w), 2**-32, 2**-33) in float32, hence in (0, 1]; returned as float64."""
+    # The float64 sum is exact, so one rounding to float32 is the fused multiply-add.
+    return (word.to(torch.float32).double() * 2.0**-32 + 2.0**-33).to(torch.float32).double()
+
+
+def _normal_and_log_uniform(w: list[Tensor], odd: Tensor) -> tuple[Tensor, Tensor]:
+    radius = torch.sqrt(-2 * torch.log(uniform(w[0])))
+    angle = w[1].double() * (2 * math.pi / 2.0**32)
+    normal = radius * torch.where(odd, torch.sin(angle), torch.cos(angle))
+    return normal, torch.log(uniform(torch.where(odd, w[3], w[2])))
+
+
+def log_gamma_variate(seed: Tensor, row: Tensor, location: Tensor, example: Tensor, alpha: Tensor) -> Tensor:
+    """ln G of one Gamma(alpha) variate per broadcast element: Marsaglia-Tsang at alpha + 1.
+
+    The acceptance slack E = h - ln u is a standard exponential given acceptance, so exp(-E / alpha) is the
+    U**(1/alpha) that brings Gamma(alpha + 1) down to Gamma(alpha).
+    """
+    row, location, example, alpha = torch.broadcast_tensors(row, location, example, alpha)
+    shape = row.shape
+    row, location, example, alpha = (x.reshape(-1) for x in (row, location, example, alpha))
+    result = torch.full_like(alpha, -math.inf)
+    pending = torch.arange(alpha.numel(), device=alpha.device)
+    for attempt in range(MAX_ATTEMPTS):
+        i, a = example[pending], alpha[pending]
+        w = words(seed, row[pending], location[pending], GAMMA, i >> 1, attempt)
+        x, log_u = _normal_and_log_uniform(w, (i & 1).bool())
+        d = a + 2 / 3
+        y = 1 + x / (3 * torch.sqrt(d))
+        valid = y > 0
+        log_y = torch.log(torch.where(valid, y, 1.0))
+        h = x**2 / 2 + d * (1 - y**3 + 3 * log_y)
+        slack = h - log_u
+        # A candidate that is rejected stays until the next one: after the last attempt it is taken.
+        result[pending] = torch.where(valid, torch.log(d) + 3 * log_y - slack / a, result[pending])
+        pending = pending[~(valid & (slack > 0))]
+        if pending.numel() == 0:
+            break
+    return result.reshape(shape)
+
+
+def concentration(draw: Draw, row: Tensor, location: Tensor) -> Tensor:
+    """The concentrations of a row: the per-example tensor (b,), or one alpha ~ Uniform[low, high] per row."""
+    if draw.alpha is not None:
+        return draw.alpha.double()
+    w = words(draw.seed, row, location, CONCENTRATION, torch.zeros_like(row))
+    return draw.low + (draw.high - draw.low) * uniform(w[0])
+
+
+def subset(seed: Tensor, row: Tensor, location: Tensor, m: int, candidate: Tensor) -> Tensor:
+    """Which examples (..., b) are among the m candidates (b,) with the smallest keys; row, location (..., 1)."""
+    example = torch.arange(candidate.numel(), device=row.device)
+    w = words(seed, row, location, SUBSET, example >> 2)
+    lane = (example & 3).expand_as(w[0])
+    key = torch.stack(w, -1).gather(-1, lane.unsqueeze(-1)).squeeze(-1)
+    key = torch.where(candidate, key, _WORD + 1)
+    order = torch.argsort(key, dim=-1, stable=True)  # stable: ties go to the smaller example
+    rank = torch.empty_like(order).scatter_(-1, order, example.expand_as(order))
+    return (rank < m) & candidate
+
+
+def weights(draw: Draw, b: int, r: int, attention: Tensor | None = None, ignored: Tensor | None = None) -> Tensor:
+    """Interpolation weights (r, n, b) in float64; each row sums to one.
+
+    attention (r, b) multiplies the weights before they are normalised; a row whose every attention is zero uses
+    uniform attention. ignored (b,) bool leaves examples out of the draw; a row with no example left is all zero.
+    """
+    seed, device = draw.seed, draw.seed.device
+    row = (draw.row_offset + torch.arange(draw.n, device=device)).view(1, draw.n, 1)
+    location = torch.arange(r, device=device).view(r, 1, 1)
+    candidate = torch.ones(b, dtype=torch.bool, device=device) if ignored is None else ~ignored
+    chosen = candidate.expand(r, draw.n, b)
+    if draw.m < b:
+        chosen = subset(seed, row, location, draw.m, candidate)
+    example = torch.arange(b, device=device)
+    log_weight = log_gamma_variate(seed, row, location, example, concentration(draw, row, location))
+    log_weight = log_weight.masked_fill(~chosen, -math.inf)
+    if attention is not None:
+        attention = attention.double().unsqueeze(1)
+        dead = ~(chosen & (attention != 0)).any(-1, keepdim=True)
+        log_weight = log_weight + torch.where(dead, 0.0, torch.log(attention))
+    return torch.softmax(log_weight, -1).masked_fill(~candidate.any(), 0.0)

@@ -1,0 +1,305 @@
+"""The public functions: they check arguments, draw the seed, choose the backend, and call autograd.
+
+Symbols: b examples in the mini-batch, d embedding dimensions, c classes, n interpolated examples per location, m
+examples in each interpolation. Source of the method: Venkataramanan, Kijak, Amsaleg, Avrithis, "Embedding Space
+Interpolation Beyond Mini-Batch, Beyond Pairs and Beyond Examples", NeurIPS 2023, arXiv 2311.05538.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from . import arguments, autograd, backends
+from .attention import attention_map
+from .mixture import Mixture
+from .ops import OPERATORS, Draw
+
+Alpha = float | tuple[float, float] | Tensor
+
+
+def multimix_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    n: int = 1000,
+    m: int | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """MultiMix: cross-entropy of a linear classifier on n random convex combinations of a mini-batch.
+
+    For k = 1...n: lambda_k ~ Dirichlet(alpha_k), and the loss is the mean of
+    H(sum_i lambda_ki y_i, softmax(W sum_i lambda_ki z_i + bias)).
+
+    Args:
+        input: embeddings z (b, d); float32, bfloat16, float16 or float64.
+        target: class indices (b,) int64, or probabilities (b, c).
+        weight: W (c, d) of the classifier (a 1x1 convolution's (c, d, 1, 1) is taken too).
+        bias: (c,) or None.
+        n: number of interpolated examples.
+        m: examples in each interpolation, drawn uniformly without replacement; None: all b.
+        alpha: Dirichlet concentration within [0.01, 1000]: a float; a (low, high) range, from which one is drawn
+            for each interpolation; or a Tensor (b,), one per example.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+        ignore_index: an example with this class index is left out of every mixture. If all are, the mean is NaN.
+        reduction: "mean", "sum", or "none".
+        seed: int or int64 Tensor with one element that names the draw; None draws one with torch.randint.
+        generator: for drawing the seed.
+        row_offset: interpolations row_offset ... row_offset + n - 1 of the seed's stream are used, so that shards
+            of one draw can be computed apart.
+        backend: None (the best available, or MULTIMIX_BACKEND), "reference", "cpu", "triton" or "cuda".
+
+    Returns:
+        A scalar, or (n,) with reduction "none"; float32, float64 for float64 input.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        RuntimeError: the backend is not available here, with the reason.
+    """
+    arguments.check_input(input, "input", dense=False)
+    return _linear_head(
+        input, target, weight, bias, None, n, m, alpha,
+        label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend,
+    )  # fmt: skip
+
+
+def dense_multimix_cross_entropy(
+    input: Tensor,
+    target: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    attention: str | Tensor = "gap",
+    attention_activation: str = "relu",
+    attention_grad: bool = False,
+    n: int = 1000,
+    m: int | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """Dense MultiMix: MultiMix at every spatial location, with weights scaled by the examples' attention there.
+
+    At location j: mu_ki is proportional to a_ij lambda_ki, and the loss is the mean over locations and k of
+    H(sum_i mu_ki y_i, softmax(W sum_i mu_ki z_ij + bias)). A row whose every attention is zero uses uniform
+    attention.
+
+    Args:
+        input: feature maps z (b, d, *spatial).
+        target: class indices (b,) int64, or probabilities (b, c), one per image.
+        weight, bias: the classifier, (c, d) and (c,).
+        attention: "gap", "cam" or "uniform" (see `attention_map`), or a Tensor (b, *spatial), not negative.
+        attention_activation: "relu" or "softmax".
+        attention_grad: whether gradients flow through the attention; otherwise it is a constant.
+        n: number of interpolated examples per location.
+        m, alpha, label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend: as in
+            `multimix_cross_entropy`.
+
+    Returns:
+        A scalar, or (n, *spatial) with reduction "none"; float32, float64 for float64 input.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        RuntimeError: the backend is not available here, with the reason.
+    """
+    arguments.check_input(input, "input", dense=True)
+    flat_weight = arguments.check_classifier(weight, bias, input)
+    arguments.check_target(target, input.shape[0], flat_weight.shape[0], input.device, ignore_index)
+    if not isinstance(attention, Tensor):
+        with torch.set_grad_enabled(attention_grad and torch.is_grad_enabled()):
+            attention = attention_map(input, attention, attention_activation, weight=flat_weight, target=target)
+    else:
+        arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
+        attention = attention if attention_grad else attention.detach()
+    return _linear_head(
+        input, target, weight, bias, attention, n, m, alpha,
+        label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend,
+    )  # fmt: skip
+
+
+def mixed_cross_entropy(
+    scores: Tensor,
+    target: Tensor,
+    *,
+    attention: Tensor | None = None,
+    n: int = 1000,
+    m: int | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    label_smoothing: float = 0.0,
+    ignore_index: int = -100,
+    reduction: str = "mean",
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> Tensor:
+    """MultiMix of class scores: the loss of any head that is linear in what it mixes.
+
+    Weights sum to one, so W z~ + bias = sum_i mu_i (W z_i + bias): mixing the scores of the examples gives the same
+    loss as mixing their embeddings, and never sees d.
+
+    Args:
+        scores: W z_i + bias, (b, c) or (b, c, *spatial).
+        target: class indices (b,) int64, or probabilities (b, c).
+        attention: (b, *spatial), not negative, or None for uniform; gradients flow to it if it requires grad.
+        n, m, alpha, label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend: as in
+            `multimix_cross_entropy`.
+
+    Returns:
+        A scalar, or with reduction "none" (n,) or (n, *spatial); float32, float64 for float64 scores.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        RuntimeError: the backend is not available here, with the reason.
+    """
+    arguments.check_input(scores, "scores", dense=True)
+    b, c, *spatial = scores.shape
+    arguments.check_target(target, b, c, scores.device, ignore_index)
+    arguments.check_loss_options(label_smoothing, reduction)
+    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
+    name = backends.choose(backend, scores.device, scores.dtype).name
+    if attention is not None:
+        arguments.check_attention(attention, b, spatial, scores)
+    loss = autograd.cross_entropy(
+        "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
+        arguments.ignored_examples(target, ignore_index), label_smoothing, ignore_index, reduction, name, draw,
+    )  # fmt: skip
+    return loss if reduction != "none" else loss.T.reshape(n, *spatial)
+
+
+def multimix(
+    input: Tensor,
+    *,
+    attention: Tensor | None = None,
+    n: int = 1000,
+    m: int | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    backend: str | None = None,
+) -> Mixture:
+    """n random convex combinations of a mini-batch's embeddings, for heads that are not linear.
+
+    Args:
+        input: embeddings (b, d) or feature maps (b, d, *spatial).
+        attention: (b, *spatial), not negative, or None for uniform; gradients flow to it if it requires grad. An
+            example with zero attention everywhere is left out.
+        n, m, alpha, seed, generator, row_offset, backend: as in `multimix_cross_entropy`.
+
+    Returns:
+        A `Mixture`: its `embeddings` go through the user's head, whose logits go to its `cross_entropy`.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        RuntimeError: the backend is not available here, with the reason.
+    """
+    arguments.check_input(input, "input", dense=True)
+    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
+    return _mix(input, attention, None, backends.choose(backend, input.device, input.dtype).name, draw)
+
+
+def sample_dirichlet(
+    n: int,
+    b: int,
+    *,
+    m: int | None = None,
+    alpha: Alpha = (0.5, 2.0),
+    spatial: tuple[int, ...] = (),
+    seed: int | Tensor | None = None,
+    generator: torch.Generator | None = None,
+    row_offset: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str | None = None,
+    backend: str | None = None,
+) -> Tensor:
+    """Dirichlet weights: the draw that the losses of this library make, written out.
+
+    Args:
+        n: rows. b: examples in each row.
+        spatial: for independent draws at every location.
+        dtype: float32, bfloat16, float16 or float64 of the result.
+        device: of the result; None: the default device.
+        m, alpha, seed, generator, row_offset, backend: as in `multimix_cross_entropy`.
+
+    Returns:
+        (n, b) or (n, b, *spatial); sums over examples are one.
+
+    Raises:
+        ValueError, TypeError: naming the argument.
+        RuntimeError: the backend is not available here, with the reason.
+    """
+    if not arguments.is_integer(b):
+        raise TypeError(f"b: expected an int, got {b!r}")
+    if b < 1:
+        raise ValueError(f"b: expected at least 1 example, got {b}")
+    arguments.check_spatial(spatial)
+    if dtype not in arguments.DTYPES:
+        raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
+    device = torch.get_default_device() if device is None else torch.device(device)
+    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
+    sample = OPERATORS[backends.choose(backend, device, dtype).name]["sample"]
+    weights = sample(b, torch.Size(spatial).numel(), dtype, None, None, *draw)
+    return weights.permute(1, 2, 0).reshape(n, b, *spatial)
+
+
+def _linear_head(
+    input, target, weight, bias, attention, n, m, alpha,
+    label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend,
+):  # fmt: skip
+    """The loss of a linear classifier: by mixing scores, or in the order of the paper for a backend that does."""
+    b, _, *spatial = input.shape
+    weight = arguments.check_classifier(weight, bias, input)
+    arguments.check_target(target, b, weight.shape[0], input.device, ignore_index)
+    arguments.check_loss_options(label_smoothing, reduction)
+    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, input.device)
+    row = backends.choose(backend, input.device, input.dtype)
+    ignored = arguments.ignored_examples(target, ignore_index)
+    if row.mixes_embeddings:
+        mixture = _mix(input, attention, ignored, row.name, draw)
+        logits = F.linear(_channels_last(mixture.embeddings), weight, bias).movedim(-1, 1)
+        return mixture.cross_entropy(
+            logits, target, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction
+        )
+    scores = F.linear(_locations_first(input), weight, bias)
+    loss = autograd.cross_entropy(
+        "mixed_cross_entropy", scores, _flat_attention(attention), target, ignored,
+        label_smoothing, ignore_index, reduction, row.name, draw,
+    )  # fmt: skip
+    return loss if reduction != "none" else loss.T.reshape(n, *spatial)
+
+
+def _mix(input: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Mixture:
+    b, _, *spatial = input.shape
+    if attention is not None:
+        arguments.check_attention(attention, b, spatial, input)
+    values = _locations_first(input)
+    return Mixture(values, _flat_attention(attention), ignored, tuple(spatial), backend, draw)
+
+
+def _locations_first(x: Tensor) -> Tensor:
+    """(b, d, *spatial) -> (r, b, d)."""
+    return x.reshape(*x.shape[:2], x.shape[2:].numel()).permute(2, 0, 1)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    """(n, d, *spatial) -> (n, *spatial, d)."""
+    return x.movedim(1, -1)
+
+
+def _flat_attention(attention: Tensor | None) -> Tensor | None:
+    """(b, *spatial) -> (r, b)."""
+    return None if attention is None else attention.reshape(attention.shape[0], -1).T
