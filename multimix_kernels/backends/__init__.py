@@ -41,7 +41,7 @@ TABLE: Mapping[str, Backend] = MappingProxyType({
     for row in (
         Backend("cuda", ("cuda",), LOW, lambda: "this version has no CUDA kernels yet"),
         Backend("triton", ("cuda",), LOW, lambda: "this version has no Triton kernels yet"),
-        Backend("cpu", ("cpu",), (*LOW, torch.float64), native.cpu_reason),
+        Backend("cpu", ("cpu",), (*LOW, torch.float64), lambda: native.missing("cpu")),
         Backend("reference", (), (*LOW, torch.float64), lambda: None, reference_operators, mixes_embeddings=True),
     )
 })  # fmt: skip

@@ -1,0 +1,189 @@
+// The loss operators: scores that are mixed here, or the logits of any head; the gradients in the same pass.
+//
+// Per row: b gammas; for scores 2 b c flops for the mixed scores and 2 b c for the gradient, c exponentials. Memory: the
+// scores and partial gradients of a wave of locations; nothing that grows with n.
+#pragma once
+
+#include "attention.h"
+#include "loss_tile.h"
+#include "sampler.h"
+
+namespace multimix {
+namespace MULTIMIX_ISA {
+
+template <class Real, class DrawReal>
+class CrossEntropy {
+  static constexpr int64_t P = kPanel<Real>;
+
+ public:
+  CrossEntropy(const LossJob& job, ParallelFor run)
+      : job_(job),
+        draw_(job.draw),
+        b_(draw_.b),
+        c_(job.target.c),
+        mixes_(job.mix_scores),
+        operand_grad_(job.grad_operand != nullptr),
+        attention_grad_(job.grad_attention != nullptr),
+        targets_(job.target, b_, attention_grad_),
+        stride_(Sampler<Real>::stride(b_)),
+        scores_size_(mixes_ ? Panels<Real>::size(b_, c_) : 0),
+        transposed_size_(mixes_ && attention_grad_ ? Panels<Real>::size(c_, b_) : 0),
+        gradient_size_((mixes_ && operand_grad_ ? Panels<Real>::size(b_, c_) : 0) + (attention_grad_ ? b_ : 0)),
+        schedule_(draw_.n, draw_.r,
+                  LossTile<Real>::row_bytes(targets_, attention_grad_) +
+                      stride_ * int64_t(sizeof(Real)) * (attention_grad_ ? 2 : 1),
+                  (scores_size_ + transposed_size_) * sizeof(Real), gradient_size_ * sizeof(Real)),
+        scores_(schedule_.wave * (scores_size_ + transposed_size_)),
+        gradients_(schedule_.wave * schedule_.groups * gradient_size_),
+        totals_(draw_.r * schedule_.groups) {
+    for (int64_t first = 0; first < draw_.r; first += schedule_.wave) {
+      const int64_t count = std::min(schedule_.wave, draw_.r - first);
+      first_ = first;
+      if (mixes_) parallel(run, count, [&](int64_t k) { pack(k); });
+      parallel(run, count * schedule_.groups, [&](int64_t k) { work(k / schedule_.groups, k % schedule_.groups); });
+      if (mixes_ && operand_grad_) parallel(run, count * b_, [&](int64_t k) { add_up_operand(k / b_, k % b_); });
+      if (attention_grad_) parallel(run, count, [&](int64_t k) { add_up_attention(k); });
+    }
+    if (job_.total) {
+      double total = 0;
+      for (const double part : totals_) total += part;
+      *job_.total = total;
+    }
+  }
+
+ private:
+  Panels<Real> scores(int64_t k) const {
+    return {scores_.get() + k * (scores_size_ + transposed_size_), b_, c_};
+  }
+  Panels<Real> transposed(int64_t k) const {
+    return {scores_.get() + k * (scores_size_ + transposed_size_) + scores_size_, c_, b_};
+  }
+  Real* gradient(int64_t k, int64_t group) const {
+    return gradients_.get() + (k * schedule_.groups + group) * gradient_size_;
+  }
+  Real* attention_gradient(int64_t k, int64_t group) const { return gradient(k, group) + gradient_size_ - b_; }
+
+  // The scores of the wave's k-th location in panels, each example's less its maximum: neither the loss nor the gradient
+  // changes, and no mixed score is positive.
+  void pack(int64_t k) {
+    const Panels<Real> s = scores(k), t = transposed(k);
+    std::vector<Real> row(c_);
+    for (int64_t i = 0; i < b_; ++i) {
+      read_row(job_.operand, first_ + k, i, 0, c_, row.data());
+      const Real top = *std::max_element(row.begin(), row.end());
+      const Real shift = std::isfinite(top) ? top : Real(0);
+      for (int64_t p = 0; p < s.count(); ++p) {
+        Real* to = s.panel(p) + i * P;
+        for (int64_t j = 0; j < P; ++j) to[j] = j < s.width(p) ? row[p * P + j] - shift : kPadding;
+      }
+      if (transposed_size_)
+        for (int64_t j = 0; j < c_; ++j) *t.at(j, i) = row[j] - shift;
+    }
+    if (transposed_size_)  // columns beyond b are multiplied along
+      for (int64_t j = 0; j < c_; ++j)
+        for (int64_t i = b_; i < t.count() * P; ++i) t.panel(i / P)[j * P + i % P] = 0;
+  }
+
+  // All rows of one group of the wave's k-th location.
+  void work(int64_t k, int64_t group) {
+    const int64_t location = first_ + k, first = group * schedule_.rows;
+    const int64_t last = std::min(first + schedule_.rows, draw_.n);
+    const int64_t size = round_up(schedule_.tile, kRows) * stride_ + Sampler<Real>::padding() + kRows;
+    Buffer<Real> memory(size * (attention_grad_ ? 2 : 1));
+    std::fill(memory.get(), memory.get() + size * (attention_grad_ ? 2 : 1), Real(0));
+    Real* mu = memory.get();
+    Real* plain = attention_grad_ ? mu + size : nullptr;
+    TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);
+    LossTile<Real> tile(targets_, schedule_.tile, attention_grad_);
+    if (attention_grad_) std::fill(attention_gradient(k, group), attention_gradient(k, group) + b_, Real(0));
+    std::vector<Real> row_gradients(schedule_.tile, Real(job_.grad_row));
+    const bool want_gradient = operand_grad_ || attention_grad_;
+    double total = 0;
+    for (int64_t at = first; at < last; at += schedule_.tile) {
+      const int64_t rows = std::min(schedule_.tile, last - at);
+      sampler.draw(location, at, rows, mu, plain);
+      mixes_ ? mix_scores(k, rows, mu, tile) : read_logits(location, at, rows, tile);
+      tile.mix_targets(rows, mu, stride_);
+      if (job_.grad_rows.data) read_row(job_.grad_rows, 0, location, at, rows, row_gradients.data());
+      for (int64_t row = 0; row < rows; ++row) {
+        const Real loss = tile.row(row, mu + row * stride_, row_gradients[row], want_gradient);
+        total += loss;
+        if (job_.rows) static_cast<Real*>(job_.rows)[location * draw_.n + at + row] = loss;
+      }
+      if (operand_grad_)
+        mixes_ ? add_gradient(k, group, rows, mu, tile, at > first) : write_gradient(location, at, rows, tile);
+      if (attention_grad_) add_attention_gradient(k, group, rows, mu, plain, tile);
+    }
+    totals_[location * schedule_.groups + group] = total;
+  }
+
+  void mix_scores(int64_t k, int64_t rows, const Real* mu, LossTile<Real>& tile) const {
+    const Panels<Real> s = scores(k);
+    for (int64_t p = 0; p < s.count(); ++p)
+      panel_product<Real, false>(rows, s.width(p), b_, {mu, stride_, 1}, s.panel(p), tile.logits.panel(p));
+  }
+
+  void read_logits(int64_t location, int64_t at, int64_t rows, LossTile<Real>& tile) const {
+    for (int64_t p = 0; p < tile.logits.count(); ++p)
+      for (int64_t row = 0; row < rows; ++row) {
+        Real* to = tile.logits.panel(p) + row * P;
+        const int64_t width = tile.logits.width(p);
+        read_row(job_.operand, location, at + row, p * P, width, to);
+        for (int64_t j = width; j < P; ++j) to[j] = kPadding;
+      }
+  }
+
+  void add_gradient(int64_t k, int64_t group, int64_t rows, const Real* mu, const LossTile<Real>& tile,
+                    bool accumulate) const {
+    const Panels<Real> g(gradient(k, group), b_, c_);
+    const auto product = accumulate ? panel_product<Real, true> : panel_product<Real, false>;
+    for (int64_t p = 0; p < g.count(); ++p)
+      product(b_, g.width(p), rows, {mu, 1, stride_}, tile.logits.panel(p), g.panel(p));
+  }
+
+  void write_gradient(int64_t location, int64_t at, int64_t rows, const LossTile<Real>& tile) const {
+    Real* to = static_cast<Real*>(job_.grad_operand) + (location * draw_.n + at) * c_;
+    for (int64_t row = 0; row < rows; ++row)
+      for (int64_t p = 0; p < tile.logits.count(); ++p)
+        std::copy_n(tile.logits.panel(p) + row * P, tile.logits.width(p), to + row * c_ + p * P);
+  }
+
+  // d loss / d mu_i = (gradient of the logits) . s_i + (loss against target i), centred, times d mu / d a.
+  void add_attention_gradient(int64_t k, int64_t group, int64_t rows, const Real* mu, const Real* plain,
+                              LossTile<Real>& tile) const {
+    if (mixes_)
+      for (int64_t q = 0; q < tile.examples.count(); ++q)
+        for (int64_t p = 0; p < tile.logits.count(); ++p)
+          LossTile<Real>::add_product(rows, tile.examples.width(q), tile.logits.width(p), tile.logits.panel(p),
+                                      transposed(k).panel(q) + p * P * P, tile.examples.panel(q), true);
+    add_centred(rows, b_, mu, plain, stride_, tile.examples, attention_gradient(k, group));
+  }
+
+  void add_up_operand(int64_t k, int64_t i) const {
+    Real* to = static_cast<Real*>(job_.grad_operand) + ((first_ + k) * b_ + i) * c_;
+    for (int64_t p = 0; p < Panels<Real>::count(c_); ++p)
+      add_up_row(gradient(k, 0) + p * round_up(b_, kRows) * P + i * P, gradient_size_, schedule_.groups,
+                 std::min(P, c_ - p * P), to + p * P);
+  }
+
+  void add_up_attention(int64_t k) const {
+    add_up_row(attention_gradient(k, 0), gradient_size_, schedule_.groups, b_,
+               static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
+  }
+
+  static constexpr Real kPadding = std::numeric_limits<Real>::lowest() / 4;
+
+  const LossJob& job_;
+  const Draw& draw_;
+  int64_t b_, c_;
+  bool mixes_, operand_grad_, attention_grad_;
+  Targets<Real> targets_;
+  int64_t stride_, scores_size_, transposed_size_, gradient_size_;
+  Schedule schedule_;
+  Buffer<Real> scores_, gradients_;
+  std::vector<double> totals_;
+  int64_t first_ = 0;  // location of the wave
+};
+
+}  // namespace MULTIMIX_ISA
+}  // namespace multimix

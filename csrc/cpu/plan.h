@@ -1,0 +1,81 @@
+// What one operator call works on, in plain types: shared by the operators and by every instruction set's kernels.
+#pragma once
+
+#include <cstdint>
+
+namespace multimix {
+
+enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
+
+// A tensor of up to three dimensions, anywhere in memory, in any layout.
+struct Strided {
+  const void* data = nullptr;
+  DType dtype = DType::kFloat32;
+  int64_t strides[3] = {0, 0, 0};
+};
+
+// What names the weights mu (r, n, b). Pointers are to contiguous double, prepared by the operators.
+struct Draw {
+  uint64_t seed;
+  uint64_t row_offset;
+  int64_t n, m, b, r;
+  double low, high;
+  const double* alpha;      // (b), or null: one concentration in [low, high] per row
+  const double* attention;  // (r, b), or null: at most 1, zero for ignored examples
+  const double* keep;       // (b), or null: 0 for ignored examples, 1 for the others
+  int64_t candidates;       // examples that are not ignored, at least 1
+  bool exact;               // draw in double and in log space: double results, or small concentrations
+};
+
+// The targets of a loss.
+struct Target {
+  const int64_t* labels;        // (b), or null
+  const double* probabilities;  // (b, c), or null
+  int64_t c;
+  int64_t ignore_index;
+  double smoothing;
+};
+
+// Runs body(begin, end, context) over [0, count), split over threads in any way.
+using ParallelFor = void (*)(int64_t count, void (*body)(int64_t, int64_t, void*), void* context);
+
+struct SampleJob {
+  Draw draw;
+  DType dtype;
+  void* weights;  // (r, n, b) contiguous
+};
+
+struct MixJob {
+  Draw draw;
+  bool wide;       // compute in double
+  Strided values;  // (r, b, d)
+  int64_t d;
+  Strided grad;          // (r, n, d): backward only
+  void* mixed;           // (r, n, d) contiguous, of the values' type: forward only
+  void* grad_values;     // (r, b, d) contiguous Real, or null
+  void* grad_attention;  // (r, b) contiguous Real, or null
+};
+
+struct LossJob {
+  Draw draw;
+  Target target;
+  bool wide;        // compute in double
+  bool mix_scores;  // the operand is scores (r, b, c) to be mixed; otherwise logits (r, n, c)
+  Strided operand;
+  Strided grad_rows;     // (r, n); no data: the constant grad_row
+  double grad_row;
+  void* rows;            // (r, n) contiguous Real, or null
+  double* total;         // the sum of all rows, or null
+  void* grad_operand;    // contiguous Real, or null
+  void* grad_attention;  // (r, b) contiguous Real, or null
+};
+
+// One instruction set's kernels.
+struct Kernels {
+  const char* name;
+  void (*sample)(const SampleJob&, ParallelFor);
+  void (*mix)(const MixJob&, ParallelFor);  // forward if the job has `mixed`, else backward
+  void (*cross_entropy)(const LossJob&, ParallelFor);
+};
+
+}  // namespace multimix
