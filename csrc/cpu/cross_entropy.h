@@ -67,7 +67,7 @@ class CrossEntropy {
   // changes, and no mixed score is positive.
   void pack(int64_t k) {
     const Panels<Real> s = scores(k), t = transposed(k);
-    std::vector<Real> row(c_);
+    Vector<Real> row(c_);
     for (int64_t i = 0; i < b_; ++i) {
       read_row(job_.operand, first_ + k, i, 0, c_, row.data());
       const Real top = *std::max_element(row.begin(), row.end());
@@ -96,7 +96,7 @@ class CrossEntropy {
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);
     LossTile<Real> tile(targets_, schedule_.tile, attention_grad_);
     if (attention_grad_) std::fill(attention_gradient(k, group), attention_gradient(k, group) + b_, Real(0));
-    std::vector<Real> row_gradients(schedule_.tile, Real(job_.grad_row));
+    Vector<Real> row_gradients(schedule_.tile, Real(job_.grad_row));
     const bool want_gradient = operand_grad_ || attention_grad_;
     double total = 0;
     for (int64_t at = first; at < last; at += schedule_.tile) {
@@ -181,7 +181,7 @@ class CrossEntropy {
   int64_t stride_, scores_size_, transposed_size_, gradient_size_;
   Schedule schedule_;
   Buffer<Real> scores_, gradients_;
-  std::vector<double> totals_;
+  Vector<double> totals_;
   int64_t first_ = 0;  // location of the wave
 };
 

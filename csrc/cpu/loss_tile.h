@@ -6,7 +6,6 @@
 
 #include <cmath>
 #include <limits>
-#include <vector>
 
 #include "elements.h"
 #include "schedule.h"
@@ -50,9 +49,9 @@ struct Targets {
 
   int64_t c, b;
   Real uniform, keep;                     // smoothed target = keep * target + uniform
-  std::vector<int64_t> labelled, labels;  // the examples that have a label, and those labels
+  Vector<int64_t> labelled, labels;  // the examples that have a label, and those labels
   Panels<Real> probabilities, transposed;
-  std::vector<Real> sums;  // of each example's probabilities
+  Vector<Real> sums;  // of each example's probabilities
   Buffer<Real> memory, transposed_memory;
 };
 
@@ -114,7 +113,9 @@ class LossTile {
     const Real z = exponentiate(row, top);
     const Real log_z = top + std::log(z);
     if (examples.data) examples_loss(row, log_z, all, scale);
-    if (want_gradient) {
+    if (want_gradient && t_.c == 1) {
+      scale_row(row, 0, 0);  // exactly: rounding would leave a trace
+    } else if (want_gradient) {
       scale_row(row, scale * total / z, scale * t_.uniform * share);
       t_.by_label() ? scatter(row, mu, scale * t_.keep) : subtract_mixed(row, scale * t_.keep);
     }
@@ -245,7 +246,7 @@ class LossTile {
       for (int64_t i = 0; i < t_.b; ++i) loss(i, t_.sums[i]);
   }
 
-  std::vector<int64_t> offsets_;  // of each labelled example's class in the logits of row 0
+  Vector<int64_t> offsets_;  // of each labelled example's class in the logits of row 0
   Panels<Real> mixed_;            // (rows, c), for probabilities
   Buffer<Real> examples_memory_;
 };

@@ -5,6 +5,9 @@
 // multiply-adds for kRows + kVectors loads.
 #pragma once
 
+#include <algorithm>
+
+#include "memory.h"
 #include "simd.h"
 
 namespace multimix {
@@ -20,8 +23,6 @@ constexpr int kRows = 4;  // 12 of 16
 // Columns of a panel.
 template <class Real>
 constexpr int kPanel = kVectors * Simd<Real>::lanes;
-
-constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
 // An operand's element (i, k) is data[i * row + k * column].
 template <class Real>
@@ -86,7 +87,7 @@ struct Panels {
   Panels(Real* data, int64_t rows, int64_t columns) : data(data), rows(round_up(rows, kRows)), columns(columns) {}
 
   int64_t count() const { return count(columns); }
-  int64_t width(int64_t panel) const { return columns - panel * kPanel<Real> < kPanel<Real> ? columns - panel * kPanel<Real> : kPanel<Real>; }
+  int64_t width(int64_t p) const { return std::min<int64_t>(kPanel<Real>, columns - p * kPanel<Real>); }
   Real* panel(int64_t p) const { return data + p * rows * kPanel<Real>; }
   Real* at(int64_t i, int64_t j) const { return panel(j / kPanel<Real>) + i * kPanel<Real> + j % kPanel<Real>; }
 };

@@ -51,7 +51,7 @@ class Mix {
     if (values_size_ + transposed_size_ == 0) return;
     std::fill(shared(k), shared(k) + values_size_ + transposed_size_, Real(0));
     const Panels<Real> v(shared(k), b_, d_), t(shared(k), d_, b_);
-    std::vector<Real> row(d_);
+    Vector<Real> row(d_);
     for (int64_t i = 0; i < b_; ++i) {
       read_row(job_.values, first_ + k, i, 0, d_, row.data());
       for (int64_t j = 0; j < d_; ++j) *(backward_ ? t.at(j, i) : v.at(i, j)) = row[j];

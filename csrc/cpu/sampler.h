@@ -8,8 +8,8 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <vector>
 
+#include "memory.h"
 #include "plan.h"
 #include "vector_math.h"
 
@@ -302,7 +302,7 @@ class Sampler {
   // Attention so small that float products vanish: the row again, in double and in log space.
   void exact_row(Real* row, Real* plain, int64_t location) const {
     Sampler<double> exact(draw_, 1);
-    std::vector<double> mu(stride_ + Sampler<double>::padding()), derivative(plain ? mu.size() : 0);
+    Vector<double> mu(stride_ + Sampler<double>::padding()), derivative(plain ? mu.size() : 0);
     exact.draw(location, row_, 1, mu.data(), plain ? derivative.data() : nullptr);
     std::copy(mu.begin(), mu.begin() + stride_, row);
     if (plain) std::copy(derivative.begin(), derivative.begin() + stride_, plain);
@@ -323,9 +323,9 @@ class Sampler {
   uint32_t location_ = 0;
   uint64_t first_ = 0;
   int64_t row_ = 0;
-  std::vector<Real> d_, q_, exponent_, log_d_;
-  std::vector<uint64_t> keys_;
-  std::vector<Element> pending_;
+  Vector<Real> d_, q_, exponent_, log_d_;
+  Vector<uint64_t> keys_;
+  Vector<Element> pending_;
 };
 
 // Weights in Real, drawn in DrawReal.
@@ -351,7 +351,7 @@ class TileSampler {
  private:
   Sampler<DrawReal> sampler_;
   int64_t stride_;
-  std::vector<DrawReal> mu_, plain_;
+  Vector<DrawReal> mu_, plain_;
 };
 
 }  // namespace MULTIMIX_ISA

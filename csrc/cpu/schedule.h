@@ -5,11 +5,9 @@
 #pragma once
 
 #include <algorithm>
-#include <cstdlib>
-#include <memory>
-#include <new>
 
 #include "matmul.h"
+#include "memory.h"
 #include "plan.h"
 
 namespace multimix {
@@ -19,24 +17,6 @@ constexpr int64_t kTileBytes = 384 << 10;  // of second-level cache for one tile
 constexpr int64_t kWaveBytes = 32 << 20;   // for the panels and partial gradients of a wave
 constexpr int64_t kMinRows = 128;          // of a group: fewer would spend their time on adding up
 constexpr int64_t kMaxTasks = 32;          // wanted in a wave
-
-// Uninitialised memory for `count` elements, aligned for vectors.
-template <class Real>
-class Buffer {
- public:
-  explicit Buffer(int64_t count = 0) {
-    if (count == 0) return;
-    data_.reset(static_cast<Real*>(std::aligned_alloc(64, round_up(count * int64_t(sizeof(Real)), 64))));
-    if (!data_) throw std::bad_alloc();
-  }
-  Real* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(Real* p) const { std::free(p); }
-  };
-  std::unique_ptr<Real, Free> data_;
-};
 
 template <class Body>
 void parallel(ParallelFor run, int64_t count, const Body& body) {

@@ -1,0 +1,49 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`. Both set up .venv first.
+#
+# PYTHON   the interpreter to make .venv from. If it has torch already, that one is used; otherwise torch is installed:
+#          on a machine without an NVIDIA driver the CPU build, which is a tenth of the size.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_VERSION ?= 2.13.0
+CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+SOURCES := setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
+
+.PHONY: setup demo test test-all lint bench clean
+
+setup: $(VENV)/installed
+
+# Torch comes first and is pinned: whatever needs torch then finds it there.
+$(VENV)/torch:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "multimix_kernels needs Python 3.10 or later")'
+	if $(PYTHON) -c 'import torch' 2> /dev/null; then $(PYTHON) -m venv --system-site-packages $(VENV); \
+	else $(PYTHON) -m venv $(VENV); fi
+	$(PIP) install 'setuptools>=77' wheel ninja
+	$(BIN)/python -c 'import torch' 2> /dev/null \
+	  || if command -v nvidia-smi > /dev/null; then $(PIP) install torch==$(TORCH_VERSION); \
+	     else $(PIP) --retries 1 install --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)+cpu; fi
+	touch $@
+
+$(VENV)/installed: $(VENV)/torch $(SOURCES)
+	$(PIP) install --no-build-isolation --editable '.[demo,test,dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/python -m benchmarks.demo $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+test-all: setup
+	$(BIN)/python -m pytest -m '' $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+bench: setup
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist out *.egg-info multimix_kernels/backends/lib

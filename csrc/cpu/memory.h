@@ -1,0 +1,51 @@
+// Aligned memory. The types belong to the instruction set's namespace: a std::vector<float> would be one function for the
+// whole library, and the linker might keep the copy that was compiled for instructions this machine lacks.
+#pragma once
+
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "simd.h"
+
+namespace multimix {
+namespace MULTIMIX_ISA {
+
+constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
+
+template <class T>
+struct Allocator {
+  using value_type = T;
+  Allocator() = default;
+  template <class U>
+  Allocator(const Allocator<U>&) {}
+  T* allocate(size_t count) {
+    void* p = std::aligned_alloc(64, round_up(int64_t(count * sizeof(T)) + 1, 64));
+    if (!p) throw std::bad_alloc();
+    return static_cast<T*>(p);
+  }
+  void deallocate(T* p, size_t) { std::free(p); }
+  friend bool operator==(Allocator, Allocator) { return true; }
+  friend bool operator!=(Allocator, Allocator) { return false; }
+};
+
+template <class T>
+using Vector = std::vector<T, Allocator<T>>;
+
+// Uninitialised memory, for what is written before it is read.
+template <class Real>
+class Buffer {
+ public:
+  explicit Buffer(int64_t count = 0) : data_(count ? Allocator<Real>().allocate(count) : nullptr) {}
+  Real* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(Real* p) const { std::free(p); }
+  };
+  std::unique_ptr<Real, Free> data_;
+};
+
+}  // namespace MULTIMIX_ISA
+}  // namespace multimix
