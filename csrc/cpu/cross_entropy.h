@@ -63,21 +63,27 @@ class CrossEntropy {
   }
   Real* attention_gradient(int64_t k, int64_t group) const { return gradient(k, group) + gradient_size_ - b_; }
 
-  // The scores of the wave's k-th location in panels, each example's less its maximum: neither the loss nor the gradient
-  // changes, and no mixed score is positive.
+  // A number to take from all of an example's scores: neither the loss nor the gradient changes. It keeps the digits of
+  // scores that share a large offset, and leaves others as they are, since subtracting rounds.
+  static Real shift(const Vector<Real>& row) {
+    const auto [low, high] = std::minmax_element(row.begin(), row.end());
+    const Real middle = *low / 2 + *high / 2;
+    return std::abs(middle) > *high - *low && std::isfinite(middle) ? middle : Real(0);
+  }
+
+  // The scores of the wave's k-th location in panels.
   void pack(int64_t k) {
     const Panels<Real> s = scores(k), t = transposed(k);
     Vector<Real> row(c_);
     for (int64_t i = 0; i < b_; ++i) {
       read_row(job_.operand, first_ + k, i, 0, c_, row.data());
-      const Real top = *std::max_element(row.begin(), row.end());
-      const Real shift = std::isfinite(top) ? top : Real(0);
+      const Real offset = shift(row);
       for (int64_t p = 0; p < s.count(); ++p) {
         Real* to = s.panel(p) + i * P;
-        for (int64_t j = 0; j < P; ++j) to[j] = j < s.width(p) ? row[p * P + j] - shift : kPadding;
+        for (int64_t j = 0; j < P; ++j) to[j] = j < s.width(p) ? row[p * P + j] - offset : kPadding;
       }
       if (transposed_size_)
-        for (int64_t j = 0; j < c_; ++j) *t.at(j, i) = row[j] - shift;
+        for (int64_t j = 0; j < c_; ++j) *t.at(j, i) = row[j] - offset;
     }
     if (transposed_size_)  // columns beyond b are multiplied along
       for (int64_t j = 0; j < c_; ++j)

@@ -100,7 +100,8 @@ class LossTile {
   Real row(int64_t row, const Real* mu, Real scale, bool want_gradient) {
     const Real top = row_maximum(row);
     const Real all = t_.uniform != 0 ? row_sum(row) : Real(0);
-    Real share = 1, on_target, total;  // labelled weight; sum of target * logit; sum of the target
+    // The labelled weight (one, but for rounding), the sum of target * logit, and the sum of the target.
+    Real share = 1, on_target, total;
     if (t_.by_label()) {
       on_target = gather(row, mu, share);
       total = share * (t_.keep + t_.uniform * t_.c);
@@ -184,7 +185,11 @@ class LossTile {
     Real part[4] = {};
     if (count == t_.b) {
       int64_t k = 0;
-      for (; k + 4 <= count; k += 4)
+      F sums{};
+      for (; k + N <= count; k += N) sums += load<F>(mu + k);
+      share = sum(sums);
+      for (; k < count; ++k) share += mu[k];
+      for (k = 0; k + 4 <= count; k += 4)
         for (int u = 0; u < 4; ++u) part[u] += mu[k + u] * x[offsets_[k + u]];
       for (; k < count; ++k) part[0] += mu[k] * x[offsets_[k]];
     } else {

@@ -31,6 +31,7 @@ struct Operand {
   int64_t row, column;
 };
 
+// What is added to C is summed up from zero first: of the two ways to accumulate, the one with fewer roundings.
 template <class Real, int vectors, bool accumulate>
 void block_product(Operand<Real> a, const Real* b, int64_t depth, Real* c) {
   using F = typename Simd<Real>::F;
@@ -39,7 +40,7 @@ void block_product(Operand<Real> a, const Real* b, int64_t depth, Real* c) {
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) sums[i][v] = accumulate ? load<F>(c + i * width + v * N) : F{};
+    for (int v = 0; v < vectors; ++v) sums[i][v] = F{};
   for (int64_t k = 0; k < depth; ++k) {
     F row[vectors];
 #pragma GCC unroll 3
@@ -54,7 +55,10 @@ void block_product(Operand<Real> a, const Real* b, int64_t depth, Real* c) {
 #pragma GCC unroll 8
   for (int i = 0; i < kRows; ++i)
 #pragma GCC unroll 3
-    for (int v = 0; v < vectors; ++v) store(c + i * width + v * N, sums[i][v]);
+    for (int v = 0; v < vectors; ++v) {
+      Real* to = c + i * width + v * N;
+      store(to, accumulate ? load<F>(to) + sums[i][v] : sums[i][v]);
+    }
 }
 
 // C (rows, width) of one panel: C = A B, or C += A B. A and C have rows up to the next multiple of kRows; what stands in

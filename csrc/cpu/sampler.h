@@ -264,7 +264,7 @@ class Sampler {
     }
     const Real total = row_sum(row);
     if constexpr (!kLogSpace)
-      if (!(total > 0)) return exact_row(row, plain, location);
+      if (!(total > Real(1e-30))) return exact_row(row, plain, location);
     const Real inverse = 1 / total;
     for (int64_t i = 0; i < stride_; ++i) row[i] *= inverse;
     if (plain)
