@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
 
-.PHONY: setup demo test test-all lint bench clean
+.PHONY: setup demo test test-all test-sanitized lint bench clean
 
 setup: $(VENV)/installed
 
@@ -38,6 +38,16 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m '' $(ARGS)
+
+# The C++ library's tests under AddressSanitizer and UBSan, from a build of their own.
+SANITIZED := build/sanitized
+SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1
+test-sanitized: setup
+	CXXFLAGS="$(SANITIZERS)" $(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp build/temp.sanitized
+	cp -r tests pyproject.toml $(SANITIZED)
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
+	  $(abspath $(BIN))/python -m pytest tests/backends/test_cpu.py -k 'not instruction_sets' $(ARGS)
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy

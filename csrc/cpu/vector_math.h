@@ -22,8 +22,8 @@ MULTIMIX_INLINE F32 log(F32 x) {
   constexpr float p[] = {0x1.55551p-2f, -0x1.fffe68p-3f, 0x1.99cce8p-3f, -0x1.55b688p-3f,
                          0x1.1f04fap-3f, -0x1.f05c36p-4f, 0x1.1d9d7cp-3f, -0x1.0dee1ep-3f};
   const I32 bits = (I32)x;
-  const I32 k = (bits - 0x3F2AAAAB) >> 23;
-  const F32 f = (F32)(bits - (k << 23)) - 1.0f;
+  const I32 k = (I32)((U32)bits - 0x3F2AAAABu) >> 23;
+  const F32 f = (F32)((U32)bits - ((U32)k << 23)) - 1.0f;
   const F32 kf = __builtin_convertvector(k, F32);
   const F32 f2 = f * f;
   const F32 tail = f2 * (f * polynomial(f, p) - 0.5f) + kf * -0x1.05c610p-29f;  // ln 2 = 0x1.62e43p-1 - 0x1.05c61p-29
@@ -34,8 +34,8 @@ MULTIMIX_INLINE F64 log(F64 x) {
   // ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| <= 1/5.
   constexpr double p[] = {1.0 / 3, 1.0 / 5, 1.0 / 7, 1.0 / 9, 1.0 / 11, 1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21};
   const I64 bits = (I64)x;
-  const I64 k = (bits - 0x3FE5555555555555ll) >> 52;
-  const F64 f = (F64)(bits - (k << 52)) - 1.0;
+  const I64 k = (I64)((U64)bits - 0x3FE5555555555555ull) >> 52;
+  const F64 f = (F64)((U64)bits - ((U64)k << 52)) - 1.0;
   const F64 kf = __builtin_convertvector(k, F64);
   const F64 s = f / (f + 2.0), z = s * s;
   const F64 half_square = f * f * 0.5;
@@ -53,7 +53,7 @@ MULTIMIX_INLINE F32 exp(F32 x) {
   const F32 n = shifted - magic;
   const F32 r = (x - n * 0x1.62E4p-1f) - n * 0x1.7F7D1Cp-20f;
   const F32 e = 1.0f + (r + r * r * polynomial(r, p));
-  return (F32)((I32)e + ((I32)shifted << 23));
+  return (F32)((U32)e + ((U32)shifted << 23));
 }
 
 MULTIMIX_INLINE F64 exp(F64 x) {
@@ -65,7 +65,7 @@ MULTIMIX_INLINE F64 exp(F64 x) {
   const F64 n = shifted - magic;
   const F64 r = (x - n * 0x1.62e42fefa0000p-1) - n * 0x1.cf79abc9e3b3ap-40;
   const F64 e = 1.0 + (r + r * r * polynomial(r, p));
-  return (F64)((I64)e + ((I64)shifted << 52));
+  return (F64)((U64)e + ((U64)shifted << 52));
 }
 
 // cos and sin of 2 pi w / 2^32, from the exact fraction: w = 2^30 quadrant + rest, |rest| <= 2^29.
