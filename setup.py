@@ -1,7 +1,7 @@
 """Builds the compiled libraries with ninja, against the torch that is installed.
 
-MULTIMIX_BUILD  auto (default): the C++ library for the CPU, if there is a C++17 compiler; the package installs without it
-                and says why. cpu: that library, or fail. none: Python only.
+MULTIMIX_BUILD  auto (default): the C++ library for the CPU, if there is a C++17 compiler; the package installs without
+                it and says why. cpu: that library, or fail. none: Python only.
 CXX             the compiler; MAX_JOBS: compilations at a time.
 """
 
@@ -38,8 +38,8 @@ def find_torch() -> Path:
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
-            "multimix_kernels is built against the torch that is installed, and there is none in this build environment: "
-            "install torch first, then run pip install --no-build-isolation, or set MULTIMIX_BUILD=none"
+            "multimix_kernels is built against the torch that is installed, and there is none in this build "
+            "environment: install torch first, then run pip install --no-build-isolation, or set MULTIMIX_BUILD=none"
         )
     return Path(spec.submodule_search_locations[0])
 
@@ -79,13 +79,14 @@ def ninja_file(compiler: str, torch: Path, folder: Path, library: Path) -> str:
     objects = [(f"kernels_{name}.o", "kernels.cpp", flags) for name, flags in INSTRUCTION_SETS.items()]
     objects += [("dispatch.o", "dispatch.cpp", x86), ("operators.o", "operators.cpp", stable)]
     extra = os.environ.get("CXXFLAGS", "")
+    libraries = f"{os.environ.get('LDFLAGS', '')} -L{torch / 'lib'} -ltorch -ltorch_cpu"
     lines = [
         "rule compile",
         f"  command = {compiler} {FLAGS} {extra} $flags -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = {compiler} -shared {extra} {os.environ.get('LDFLAGS', '')} $in -o $out -L{torch / 'lib'} -ltorch -ltorch_cpu",
+        f"  command = {compiler} -shared {extra} $in -o $out {libraries}",
     ]
     for name, file, flags in objects:
         lines += [f"build {folder / name}: compile {source / file}", f"  flags = {flags}"]

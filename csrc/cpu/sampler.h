@@ -55,6 +55,7 @@ class Sampler {
   using F = typename S::F;
   using U = typename Blocks<Real>::U;
   static constexpr int N = S::lanes;
+  static constexpr int kStrip = 8;
   static constexpr bool kLogSpace = std::is_same_v<Real, double>;
   static constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
 
@@ -133,52 +134,93 @@ class Sampler {
     for (int64_t k = 0; k < draw_.m; ++k) pending_.push_back({uint32_t(row), uint32_t(keys_[k])});
   }
 
-  // Every element of the tile, in memory order: vectors run over the rows' ends, as rows are blocks_ blocks long.
+  // Where in the tile the next vector of blocks starts.
+  struct Cursor {
+    int64_t row = 0, block = 0;
+  };
+
+  // Calls whole(row, block) if the next N blocks belong to one row, otherwise lane(l, row, block) for each.
+  template <class Whole, class Lane>
+  MULTIMIX_INLINE void next_blocks(Cursor& at, const Whole& whole, const Lane& lane) const {
+    if (at.block + N <= blocks_) {
+      whole(at.row, at.block);
+      at.block += N;
+      if (at.block == blocks_) at = {at.row + 1, 0};
+      return;
+    }
+    for (int l = 0; l < N; ++l) {
+      lane(l, at.row, at.block);
+      if (++at.block == blocks_) at = {at.row + 1, 0};
+    }
+  }
+
+  // Every element of the tile, in memory order: vectors run over the rows' ends, as rows are blocks_ blocks long. Three
+  // passes over a strip of vectors in the first-level cache: each is short enough for several vectors to be in flight.
   void draw_all(int64_t rows, Real* tile) {
     const int64_t total = rows * blocks_;
-    int64_t row = 0, block = 0;
-    for (int64_t done = 0; done < total; done += N) {
-      Concentration<F> even, odd;
-      F log_d_even{}, log_d_odd{};
-      U blocks, row_low, row_high;
-      if (block + N <= blocks_) {
-        const uint64_t name = first_ + row;
-        blocks = iota<U>() + U{} + uint32_t(block);
-        row_low = splat<U>(uint32_t(name));
-        row_high = splat<U>(uint32_t(name >> 32));
-        if (by_row_) {
-          even = odd = {splat<F>(d_[row]), splat<F>(q_[row]), splat<F>(exponent_[row])};
-          if constexpr (kLogSpace) log_d_even = log_d_odd = splat<F>(log_d_[row]);
-        } else {
-          for (int l = 0; l < N; ++l) set_lane(l, row, block + l, even, odd, log_d_even, log_d_odd);
-        }
-        block += N;
-        if (block == blocks_) block = 0, ++row;
-      } else {
-        for (int l = 0; l < N; ++l) {
-          const uint64_t name = first_ + row;
-          blocks[l] = uint32_t(block);
-          row_low[l] = uint32_t(name);
-          row_high[l] = uint32_t(name >> 32);
-          set_lane(l, std::min(row, rows - 1), block, even, odd, log_d_even, log_d_odd);
-          if (++block == blocks_) block = 0, ++row;
-        }
-      }
-      const U word = splat<U>(location_word(location_, kGamma, 0));
-      const Words<U> w = Blocks<Real>::draw(blocks, word, row_low, row_high, draw_.seed);
-      F x, y;
-      normals(w, x, y);
-      const auto a = candidate(x, w.w2, even), b = candidate(y, w.w3, odd);
-      store_interleaved(tile + 2 * done, value(a, even, log_d_even), value(b, odd, log_d_odd));
-      const auto accept_a = accepted(a), accept_b = accepted(b);
-      if (any(~(accept_a & accept_b))) {
-        for (int l = 0; l < N && done + l < total; ++l) {
-          if (accept_a[l] && accept_b[l]) continue;
-          const uint32_t at = uint32_t((done + l) / blocks_), i = uint32_t((done + l) % blocks_) * 2;
-          if (!accept_a[l]) pending_.push_back({at, i});
-          if (!accept_b[l] && i + 1 < draw_.b) pending_.push_back({at, i + 1});
-        }
-      }
+    Cursor words, gammas;
+    U strip[kStrip][4];
+    for (int64_t done = 0; done < total; done += kStrip * N) {
+      const int vectors = int(std::min<int64_t>(kStrip, (total - done + N - 1) / N));
+      for (int v = 0; v < vectors; ++v) draw_words(words, strip[v]);
+      for (int v = 0; v < vectors; ++v) make_normals(strip[v]);
+      for (int v = 0; v < vectors; ++v) make_gammas(gammas, strip[v], rows, total, done + v * N, tile);
+    }
+  }
+
+  MULTIMIX_INLINE void draw_words(Cursor& at, U (&w)[4]) const {
+    U block, row_low, row_high;
+    next_blocks(
+        at,
+        [&](int64_t row, int64_t first) {
+          block = iota<U>() + uint32_t(first);
+          row_low = splat<U>(uint32_t(first_ + row));
+          row_high = splat<U>(uint32_t((first_ + row) >> 32));
+        },
+        [&](int l, int64_t row, int64_t i) {
+          block[l] = uint32_t(i);
+          row_low[l] = uint32_t(first_ + row);
+          row_high[l] = uint32_t((first_ + row) >> 32);
+        });
+    const U word = splat<U>(location_word(location_, kGamma, 0));
+    const Words<U> drawn = Blocks<Real>::draw(block, word, row_low, row_high, draw_.seed);
+    w[0] = drawn.w0, w[1] = drawn.w1, w[2] = drawn.w2, w[3] = drawn.w3;
+  }
+
+  // Words into two normals and two logarithms of uniforms.
+  static MULTIMIX_INLINE void make_normals(U (&w)[4]) {
+    F x, y;
+    normals(w[0], w[1], x, y);
+    w[0] = (U)x, w[1] = (U)y;
+    w[2] = (U)log(Blocks<Real>::uniform(w[2]));
+    w[3] = (U)log(Blocks<Real>::uniform(w[3]));
+  }
+
+  MULTIMIX_INLINE void make_gammas(Cursor& at, const U (&w)[4], int64_t rows, int64_t total, int64_t done, Real* tile) {
+    Concentration<F> even, odd;
+    F log_d_even{}, log_d_odd{};
+    next_blocks(
+        at,
+        [&](int64_t row, int64_t first) {
+          if (by_row_) {
+            even = odd = {splat<F>(d_[row]), splat<F>(q_[row]), splat<F>(exponent_[row])};
+            if constexpr (kLogSpace) log_d_even = log_d_odd = splat<F>(log_d_[row]);
+          } else {
+            for (int l = 0; l < N; ++l) set_lane(l, row, first + l, even, odd, log_d_even, log_d_odd);
+          }
+        },
+        [&](int l, int64_t row, int64_t i) {
+          set_lane(l, std::min(row, rows - 1), i, even, odd, log_d_even, log_d_odd);
+        });
+    const auto a = candidate((F)w[0], (F)w[2], even), b = candidate((F)w[1], (F)w[3], odd);
+    store_interleaved(tile + 2 * done, value(a, even, log_d_even), value(b, odd, log_d_odd));
+    const auto accept_a = accepted(a), accept_b = accepted(b);
+    if (!any(~(accept_a & accept_b))) return;
+    for (int l = 0; l < N && done + l < total; ++l) {
+      if (accept_a[l] && accept_b[l]) continue;
+      const uint32_t row = uint32_t((done + l) / blocks_), i = uint32_t((done + l) % blocks_) * 2;
+      if (!accept_a[l]) pending_.push_back({row, i});
+      if (!accept_b[l] && i + 1 < draw_.b) pending_.push_back({row, i + 1});
     }
   }
 
@@ -205,9 +247,9 @@ class Sampler {
       const U word = splat<U>(location_word(location_, kGamma, attempt));
       const Words<U> w = Blocks<Real>::draw(blocks, word, row_low, row_high, draw_.seed);
       F x, y;
-      normals(w, x, y);
+      normals(w.w0, w.w1, x, y);
       const auto is_odd = odd != 0;
-      const auto k = candidate(is_odd ? y : x, is_odd ? w.w3 : w.w2, c);
+      const auto k = candidate(is_odd ? y : x, log(Blocks<Real>::uniform(is_odd ? w.w3 : w.w2)), c);
       const F g = value(k, c, log_d);
       const auto accept = accepted(k);
       for (int l = 0; l < count; ++l) {
@@ -228,16 +270,16 @@ class Sampler {
   }
 
   // Box-Muller.
-  static MULTIMIX_INLINE void normals(const Words<U>& w, F& x, F& y) {
-    const F radius = sqrt(log(Blocks<Real>::uniform(w.w0)) * Real(-2));
+  static MULTIMIX_INLINE void normals(U w0, U w1, F& x, F& y) {
+    const F radius = sqrt(log(Blocks<Real>::uniform(w0)) * Real(-2));
     F c, s;
-    sincos_turn(w.w1, c, s);
+    sincos_turn(w1, c, s);
     x = radius * c;
     y = radius * s;
   }
 
-  static MULTIMIX_INLINE Candidate<F> candidate(F x, U w, const Concentration<F>& c) {
-    return gamma_candidate<VectorMath, F>(x, log(Blocks<Real>::uniform(w)), c, splat<F>(1), splat<F>(std::numeric_limits<Real>::min()));
+  static MULTIMIX_INLINE Candidate<F> candidate(F x, F log_u, const Concentration<F>& c) {
+    return gamma_candidate<VectorMath, F>(x, log_u, c, splat<F>(1), splat<F>(std::numeric_limits<Real>::min()));
   }
 
   static MULTIMIX_INLINE auto accepted(const Candidate<F>& k) { return (k.y > 0) & (k.slack > 0); }
