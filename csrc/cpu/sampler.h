@@ -66,7 +66,7 @@ class Sampler {
     for (auto* values : {&d_, &q_, &exponent_, &log_d_}) values->resize(count);
     if (!by_row_)
       for (int64_t i = 0; i < 2 * blocks_; ++i) set_concentration(i, draw.alpha[std::min(i, draw.b - 1)]);
-    if (draw.m < draw.candidates) keys_.resize(draw.b);
+    if (draw.m < draw.candidates) keys_.resize(draw.b + 1);
   }
 
   // The rows' stride in a tile; a tile has `padding()` elements more.
@@ -120,18 +120,34 @@ class Sampler {
     return draw_.low + (draw_.high - draw_.low) * u;
   }
 
-  // Keys are compared together with the example, so that ties go to the smaller one.
+  // The examples with the m smallest keys of a row become pending. Keys are compared together with the example, so that
+  // ties go to the smaller one. Keys are uniform, so those below a little more than m / candidates nearly always hold
+  // the m smallest; if not, all are looked at.
   void choose_subset(int64_t row) {
-    int64_t count = 0;
-    Words<uint64_t> w{};
-    for (int64_t i = 0; i < draw_.b; ++i) {
-      if ((i & 3) == 0) w = scalar_words(first_ + row, kSubset, uint32_t(i >> 2));
-      if (draw_.keep && draw_.keep[i] == 0) continue;
-      const uint64_t word = (i & 2) ? ((i & 1) ? w.w3 : w.w2) : ((i & 1) ? w.w1 : w.w0);
-      keys_[count++] = (word << 32) | uint64_t(i);
-    }
+    const double share = (draw_.m + 4 * std::sqrt(double(draw_.m)) + 4) / double(draw_.candidates);
+    int64_t count = collect_keys(row, share < 1 ? uint32_t(share * 0x1p32) : ~0u);
+    if (count < draw_.m) count = collect_keys(row, ~0u);
     std::nth_element(keys_.begin(), keys_.begin() + (draw_.m - 1), keys_.begin() + count);
     for (int64_t k = 0; k < draw_.m; ++k) pending_.push_back({uint32_t(row), uint32_t(keys_[k])});
+  }
+
+  // The keys of a row up to a limit, each with its example; their number.
+  int64_t collect_keys(int64_t row, uint32_t limit) {
+    int64_t count = 0;
+    const U word = splat<U>(location_word(location_, kSubset, 0));
+    const U row_low = splat<U>(uint32_t(first_ + row)), row_high = splat<U>(uint32_t((first_ + row) >> 32));
+    for (int64_t first = 0; first < draw_.b; first += 4 * N) {
+      const Words<U> w =
+          Blocks<Real>::draw(iota<U>() + uint32_t(first / 4), word, row_low, row_high, draw_.seed);
+      const U lanes[4] = {w.w0, w.w1, w.w2, w.w3};
+      const int64_t last = std::min(first + 4 * N, draw_.b);
+      for (int64_t i = first; i < last; ++i) {
+        const uint32_t key = uint32_t(lanes[i & 3][(i - first) >> 2]);
+        keys_[count] = (uint64_t(key) << 32) | uint64_t(i);
+        count += key <= limit && !(draw_.keep && draw_.keep[i] == 0);
+      }
+    }
+    return count;
   }
 
   // Where in the tile the next vector of blocks starts.

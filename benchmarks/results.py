@@ -1,0 +1,83 @@
+"""Rows of results and the files that keep them: JSON lines, one row each, with its provenance."""
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from .system import ROOT
+
+RESULTS = ROOT / "benchmarks" / "results"
+# Rows that agree in these belong together: a new run replaces all of them, so that ratios stay within one run.
+_GROUP = ("kind", "device_name", "dtype", "case", "n", "mode")
+
+
+def group(row: dict) -> tuple:
+    """What a row is compared within. Memory is compared over all n."""
+    fields = (f for f in _GROUP if not (row["kind"] == "memory" and f == "n"))
+    return tuple(row.get(f) for f in fields)
+
+
+def grouped(rows: Iterable[dict]) -> list[list[dict]]:
+    """Rows by group, in order of appearance."""
+    groups: dict[tuple, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(group(row), []).append(row)
+    return list(groups.values())
+
+
+def ok(row: dict) -> bool:
+    """Whether a row is a measurement rather than the reason why there is none."""
+    return row["status"] == "ok"
+
+
+def read(path: Path) -> list[dict]:
+    """Rows of a file; none if there is no such file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+
+
+def read_all(folder: Path = RESULTS) -> list[dict]:
+    """Rows of all files below a folder. Of groups that occur in several files, those of the latest run."""
+    latest: dict[tuple, list[dict]] = {}
+    for path in sorted(folder.glob("*/*.jsonl")):
+        for rows in grouped(read(path)):
+            key = group(rows[0])
+            if key not in latest or latest[key][0]["date"] < rows[0]["date"]:
+                latest[key] = rows
+    return [row for rows in latest.values() for row in rows]
+
+
+class Recorder:
+    """Collects the rows of a run. Each row is in the file as soon as it is added."""
+
+    def __init__(self, path: Path, provenance: dict) -> None:
+        self.path, self.provenance = path, provenance
+        self.rows: list[dict] = []
+        self._old = read(path)
+        self._replaced: set[tuple] = set()
+
+    def add(self, **fields) -> dict:
+        """Add one row, which replaces the rows of its group from earlier runs."""
+        row = {**fields, **self.provenance}
+        self.rows.append(row)
+        if group(row) not in self._replaced:
+            self._replaced.add(group(row))
+            self._old = [old for old in self._old if group(old) not in self._replaced]
+        self._write()
+        return row
+
+    def of_kind(self, kind: str) -> list[dict]:
+        """Rows of this run."""
+        return [row for row in self.rows if row["kind"] == kind]
+
+    def everything(self) -> list[dict]:
+        """Rows of the file: this run's and those it did not replace."""
+        return self._old + self.rows
+
+    def _write(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = self.path.with_suffix(".tmp")
+        new.write_text("".join(json.dumps(row) + "\n" for row in self.everything()))
+        os.replace(new, self.path)

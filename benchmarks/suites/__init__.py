@@ -1,0 +1,1 @@
+"""Small hot pieces under pytest-benchmark: `pytest benchmarks`."""

@@ -1,0 +1,166 @@
+"""Tables for the terminal and for Markdown."""
+
+from collections.abc import Iterable, Sequence
+
+from .cases import CASES
+from .results import ok
+
+BASELINES = ("paper", "scores")
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False) -> str:
+    """Aligned columns: the first to the left, the others to the right, a last column called "note" to the left."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    left = [i == 0 or name == "note" for i, name in enumerate(header)]
+
+    def cells(line):
+        return [
+            cell.ljust(width) if at_left else cell.rjust(width)
+            for cell, width, at_left in zip(line, widths, left, strict=True)
+        ]
+
+    if markdown:
+        rule = [
+            "-" * width if at_left else "-" * (width - 1) + ":" for width, at_left in zip(widths, left, strict=True)
+        ]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (cells(lines[0]), rule, *map(cells, lines[1:])))
+    rule = ["-" * width for width in widths]
+    return "\n".join("  ".join(line).rstrip() for line in (cells(lines[0]), rule, *map(cells, lines[1:])))
+
+
+def duration(seconds: float) -> str:
+    """Three significant digits and a unit."""
+    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= scale or unit == "µs":
+            value = seconds / scale
+            return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
+    raise AssertionError
+
+
+def size(count: float) -> str:
+    """Bytes in a binary unit."""
+    for unit in ("KiB", "MiB", "GiB"):
+        count /= 1024
+        if count < 999.5 or unit == "GiB":
+            return f"{count:.3g} {unit}"
+    raise AssertionError
+
+
+def number(n: int) -> str:
+    """1000, 10⁴, 3·10⁵."""
+    if n < 10**4 or n % 10**3:
+        return str(n)
+    digits = str(n).rstrip("0")
+    exponent = str(len(str(n)) - 1).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
+    return f"10{exponent}" if mantissa == "1" else f"{mantissa}·10{exponent}"
+
+
+def ratio(value: float | None) -> str:
+    """How many times as fast."""
+    return "-" if value is None else f"{value:.2f}x" if value < 9.995 else f"{value:.0f}x"
+
+
+def spread(row: dict) -> str:
+    """Interquartile range as a share of the median."""
+    return f"{100 * (row['q3_s'] - row['q1_s']) / row['median_s']:.0f}%"
+
+
+def speed_up(row: dict, peer: str) -> float | None:
+    """How many times as long a peer took; 1 for the peer itself, None if one of the two has no time."""
+    if not ok(row):
+        return None
+    return 1.0 if row["peer"] == peer else row["ratios"].get(peer)
+
+
+def fastest_peer(row: dict, rows: Iterable[dict]) -> dict | None:
+    """The fastest row of the group that is not ours. The peer whose weights are given does less work: no rival."""
+    rivals = [r for r in rows if ok(r) and not r["ours"] and r["peer"] != "scores-presampled"]
+    return min(rivals, key=lambda r: r["median_s"], default=None)
+
+
+def step_title(row: dict) -> str:
+    """What a group measured."""
+    case = CASES[row["case"]]
+    sizes = f"b {case.b}, d {case.d}, c {case.c}" + (f", r {case.r}" if case.dense else "")
+    mode = "forward + backward" if row["mode"] == "full" else "forward"
+    return f"{case.name} ({sizes}), n {number(row['n'])}, {mode}, {row['dtype']}, {row['device_name']}"
+
+
+def step_table(rows: list[dict]) -> str:
+    """One group: every peer's time, its speed relative to the baselines, and for ours the share of the floor."""
+    body = []
+    for row in rows:
+        if not ok(row):
+            body.append([row["peer"], "-", "-", *("-" for _ in BASELINES), "-", "-", row["status"]])
+            continue
+        fraction = row.get("floor_fraction")
+        note = ", ".join(["multimix_kernels"] * row["ours"] + ["CUDA graph"] * row.get("graph", False))
+        body.append([
+            row["peer"], duration(row["median_s"]), spread(row), *(ratio(speed_up(row, p)) for p in BASELINES),
+            "-" if fraction is None else f"{100 * fraction:.0f}%", f"{row['loss']:.4f}", note,
+        ])  # fmt: skip
+    header = ["peer", "median", "IQR", *(f"vs {p}" for p in BASELINES), "of floor", "loss", "note"]
+    return "\n".join([step_title(rows[0]), table(header, body), *map(_verdict(rows), _ours(rows))])
+
+
+def check_table(rows: list[dict]) -> str:
+    """Errors of the loss and the largest one of the gradients, ours and plain PyTorch's."""
+    body = []
+    for row in rows:
+        errors, plain = row.get("errors", {}), row.get("plain_errors", {})
+
+        def worst(of, gradients):
+            values = [value for name, value in of.items() if (name != "loss") == gradients]
+            return f"{max(values):.1e}" if values else "-"
+
+        cells = [worst(of, gradients) for gradients in (False, True) for of in (errors, plain)]
+        verdict = "the same" if ok(row) else row["status"]
+        body.append([f"{row['case']}, {row['peer']}, {row['dtype']}", *cells, verdict])
+    header = ["case, backend, dtype", "loss error", "(PyTorch)", "gradient error", "(PyTorch)", "note"]
+    return "Is the loss the same? Errors against float64, relative\n" + table(header, body)
+
+
+def sampler_table(rows: list[dict], markdown: bool = False) -> str:
+    """Gamma variates per second."""
+    ours = [row["mega_gammas_per_s"] for row in rows if row["ours"] and ok(row)]
+    body = []
+    for row in rows:
+        if not ok(row):
+            body.append([row["peer"], "-", "-", "-", row["status"]])
+            continue
+        rate = row["mega_gammas_per_s"]
+        ours_over = f"{max(ours) / rate:.2f}x" if ours else "-"
+        note = f"{number(row['gammas'])} gammas" + (", 1 thread" if row["peer"].startswith("numpy") else "")
+        body.append([row["peer"], f"{rate:.3g}", spread(row), ours_over, note])
+    return "Sampler alone\n" + table(["sampler", "M gammas/s", "IQR", "ours over it", "note"], body, markdown)
+
+
+def memory_table(rows: list[dict], markdown: bool = False) -> str:
+    """Peak bytes by n and peer."""
+    peers = list(dict.fromkeys(row["peer"] for row in rows))
+    cell = {
+        (row["n"], row["peer"]): size(row["peak_bytes"]) if ok(row) else row["status"].split(":")[0] for row in rows
+    }
+    body = [[number(n), *(cell.get((n, p), "-") for p in peers)] for n in sorted({row["n"] for row in rows})]
+    case = CASES[rows[0]["case"]]
+    title = f"Peak memory beyond inputs, outputs and gradients (b {case.b}, c {case.c}, {rows[0]['mode']})"
+    return title + "\n" + table(["n", *peers], body, markdown)
+
+
+def _ours(rows: list[dict]) -> list[dict]:
+    return [row for row in rows if row["ours"] and ok(row)]
+
+
+def _verdict(rows: list[dict]):
+    def sentence(row):
+        rival = fastest_peer(row, rows)
+        if rival is None:
+            return f"{row['peer']}: no peer has a time to compare with"
+        times = rival["median_s"] / row["median_s"]
+        if times >= 1:
+            return f"{row['peer']} is {times:.2f}x as fast as the fastest peer ({rival['peer']})"
+        return f"{row['peer']} LOSES: the fastest peer ({rival['peer']}) is {1 / times:.2f}x as fast"
+
+    return sentence

@@ -1,0 +1,64 @@
+"""The peers compute the loss that this library computes, given the same weights."""
+
+import pytest
+import torch
+
+import multimix_kernels as mk
+from benchmarks import peers
+from benchmarks.cases import ALPHA, Case, make_problem, our_loss
+from benchmarks.checks import check
+
+CASES = [Case("flat", 6, 5, 4), Case("dense", 6, 5, 4, (2, 3))]
+
+
+@pytest.fixture(params=CASES, ids=lambda case: case.name)
+def problem(request):
+    return make_problem(request.param, 7, "full", torch.float64, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("name", ["paper", "scores", "linear-ce"])
+def test_loss_and_gradients_equal_the_reference_backend(problem, name):
+    missing = peers.missing_reason(name, problem.device, problem.z.dtype)
+    if missing:
+        pytest.skip(missing)
+    case = problem.case
+    drawn = mk.sample_dirichlet(
+        7, case.b, alpha=ALPHA, spatial=case.spatial, seed=3, dtype=torch.float64, backend="reference"
+    )
+    drawn = drawn.reshape(7, case.b, case.r).permute(2, 0, 1)
+    operands = problem.z, problem.target, problem.weight, problem.bias
+    theirs = peers.all_peers()[name].loss(*operands, case, 7, drawn)
+    ours = our_loss(problem, "reference", seed=3)
+    torch.testing.assert_close(theirs, ours)
+    gradients = (torch.autograd.grad(loss, problem.parameters) for loss in (theirs, ours))
+    for x, y in zip(*gradients, strict=True):
+        torch.testing.assert_close(x, y)
+
+
+def test_draw_has_the_law_of_the_method(problem):
+    weights = peers.draw(problem.case, 2000, torch.float64, problem.device)
+    assert weights.shape == (problem.case.r, 2000, problem.case.b)
+    torch.testing.assert_close(weights.sum(-1), torch.ones(problem.case.r, 2000, dtype=torch.float64))
+    assert (weights.mean(1) - 1 / problem.case.b).abs().max() < 0.02
+
+
+@pytest.mark.parametrize("mode", ["forward", "full"])
+@pytest.mark.parametrize("name", ["paper", "scores", "scores-presampled", "reference"])
+def test_steps_return_loss_and_gradients(problem, name, mode):
+    problem = make_problem(problem.case, 7, mode, torch.float32, problem.device)
+    loss, *gradients = peers.all_peers()[name].prepare(problem)()
+    assert torch.isfinite(loss)
+    assert [g.shape for g in gradients] == ([x.shape for x in problem.parameters] if mode == "full" else [])
+
+
+def test_check_passes(backend, device, problem):
+    for dtype in (torch.float32, torch.bfloat16):
+        result = check(make_problem(problem.case, 300, "full", dtype, device), backend)
+        assert result.passed, result.failures
+        assert result.expects(result.loss, result.rows, dtype)
+        assert not result.expects(2 * result.loss, result.rows, dtype)
+
+
+def test_the_same_numbers_for_every_n():
+    first, second = (make_problem(CASES[0], n, "full", torch.float32, torch.device("cpu")) for n in (1, 1000))
+    assert all(torch.equal(x, y) for x, y in zip(first.parameters, second.parameters, strict=True))
