@@ -1,0 +1,62 @@
+"""All runs, one after the other, and the report on those that finished."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from . import measures, picture, report
+from .data import Dataset
+from .methods import METHODS
+from .results import Results
+from .settings import Settings
+from .train import GEOMETRY, measure, train
+
+INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
+
+
+def demonstrate(cases: list[tuple[Dataset, int]], methods: list[str], settings: Settings, out: Path) -> int:
+    """Trains with every method, saves each run as it finishes, and reports. Returns the exit status.
+
+    Args:
+        cases: data sets, and how many training examples to use.
+        methods: names of methods.
+        settings: of every run.
+        out: directory for results.json and demo.png.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    results = Results(settings)
+    planes: picture.Planes = {}
+    status = 0
+    try:
+        _run_all(cases, methods, results, planes, out / "results.json")
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    if results.runs:
+        print(report.table(results), report.summary(results, cases[0][0].classes), sep="\n\n", end="\n\n")
+        picture.draw(results, planes, out / "demo.png")
+        print(f"Wrote {out / 'results.json'} and {out / 'demo.png'}.")
+    if status:
+        print(f"Interrupted: {len(results.runs)} of {len(cases) * len(methods) * settings.seeds} runs had finished.")
+    return status
+
+
+def _run_all(
+    cases: list[tuple[Dataset, int]],
+    methods: list[str],
+    results: Results,
+    planes: picture.Planes,
+    file: Path,
+) -> None:
+    settings = results.settings
+    # Seeds outermost, so that after an interruption every method has about as many runs.
+    jobs = [(seed, *case, name) for seed in range(settings.seeds) for case in cases for name in methods]
+    with tqdm(total=len(jobs) * settings.steps, unit="step", disable=None) as bar:
+        for seed, whole, examples, name in jobs:
+            bar.set_description(f"{whole.name}:{examples} {METHODS[name].label}, seed {seed}")
+            data = whole.subset(examples, seed).to(settings.device)
+            trained = train(data, METHODS[name], seed, settings, bar.update)
+            results.runs.append(measure(trained, data, name, seed, settings))
+            results.save(file)
+            if seed == 0 and (whole, examples) == cases[0]:
+                z = measures.embeddings(trained.model, data.x_test[:GEOMETRY])
+                planes[name] = measures.principal_plane(z).cpu(), data.y_test[:GEOMETRY].cpu()
