@@ -93,12 +93,17 @@ def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_in
     if target.requires_grad:
         raise ValueError("target: must not require grad; pass target.detach()")
     if target.dim() == 1 and _readable(target):
-        wrong = target[((target < 0) | (target >= c)) & (target != ignore_index)]
-        if wrong.numel():
-            raise ValueError(
-                f"target: expected classes in [0, {c}) or ignore_index={ignore_index}, got {wrong[0].item()}"
-            )
+        _check_labels(target, c, ignore_index)
     return target
+
+
+def _check_labels(target: Tensor, c: int, ignore_index: int) -> None:
+    low, high = torch.aminmax(target)
+    if low.item() >= 0 and high.item() < c:
+        return
+    wrong = target[((target < 0) | (target >= c)) & (target != ignore_index)]
+    if wrong.numel():
+        raise ValueError(f"target: expected classes in [0, {c}) or ignore_index={ignore_index}, got {wrong[0].item()}")
 
 
 def ignored_examples(target: Tensor, ignore_index: int) -> Tensor | None:

@@ -96,7 +96,6 @@ class CrossEntropy {
     const int64_t last = std::min(first + schedule_.rows, draw_.n);
     const int64_t size = round_up(schedule_.tile, kRows) * stride_ + Sampler<Real>::padding() + kRows;
     Buffer<Real> memory(size * (attention_grad_ ? 2 : 1));
-    std::fill(memory.get(), memory.get() + size * (attention_grad_ ? 2 : 1), Real(0));
     Real* mu = memory.get();
     Real* plain = attention_grad_ ? mu + size : nullptr;
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);

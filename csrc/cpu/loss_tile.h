@@ -68,14 +68,11 @@ class LossTile {
         memory_(Panels<Real>::size(max_rows, t_.c) * (t_.by_label() ? 1 : 2)),
         logits(memory_.get(), max_rows, t_.c),
         offsets_(t_.labels.size()) {
-    // Rows past the end are multiplied along; let them be numbers.
-    std::fill(memory_.get(), memory_.get() + Panels<Real>::size(max_rows, t_.c) * (t_.by_label() ? 1 : 2), Real(0));
     if (!t_.by_label()) mixed_ = Panels<Real>(memory_.get() + Panels<Real>::size(max_rows, t_.c), max_rows, t_.c);
     for (size_t k = 0; k < offsets_.size(); ++k) offsets_[k] = logits.at(0, t_.labels[k]) - logits.data;
     if (!want_examples) return;
     examples_memory_ = Buffer<Real>(Panels<Real>::size(max_rows, t_.b));
     examples = Panels<Real>(examples_memory_.get(), max_rows, t_.b);
-    std::fill(examples.data, examples.data + Panels<Real>::size(max_rows, t_.b), Real(0));
   }
 
   static int64_t row_bytes(const Targets<Real>& t, bool want_examples) {

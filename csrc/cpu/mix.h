@@ -66,7 +66,6 @@ class Mix {
     const int64_t examples_size = attention_grad_ ? Panels<Real>::size(tile, b_) : 0;
     const int64_t total = size * (attention_grad_ ? 2 : 1) + tile * P + examples_size;
     Buffer<Real> memory(total);
-    std::fill(memory.get(), memory.get() + total, Real(0));
     Real* mu = memory.get() + tile * P;
     Real* plain = attention_grad_ ? mu + size : nullptr;
     Panels<Real> panel(memory.get(), tile, P), examples(mu + size * 2, tile, b_);
