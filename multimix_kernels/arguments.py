@@ -77,17 +77,21 @@ def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
 
 def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_index: int) -> Tensor:
     """Class indices (b,) int64, or probabilities (b, c)."""
-    accepted = f"class indices ({b},) int64 or probabilities ({b}, {c})"
+
+    # A function, because torch.compile does not format symbolic sizes; it is called only for an error.
+    def accepted() -> str:
+        return f"class indices ({b},) int64 or probabilities ({b}, {c})"
+
     if not isinstance(target, Tensor):
-        raise TypeError(f"target: expected {accepted}, got {type(target).__name__}")
+        raise TypeError(f"target: expected {accepted()}, got {type(target).__name__}")
     if not is_integer(ignore_index):
         raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")
     if target.dim() == 2 and not target.is_floating_point():
-        raise TypeError(f"target: expected {accepted}; probabilities have a floating-point dtype, got {target.dtype}")
+        raise TypeError(f"target: expected {accepted()}; probabilities have a floating-point dtype, got {target.dtype}")
     if target.dim() != 2 and target.dtype != torch.int64:
-        raise TypeError(f"target: expected {accepted}, got {target.dtype} of shape {tuple(target.shape)}")
+        raise TypeError(f"target: expected {accepted()}, got {target.dtype} of shape {tuple(target.shape)}")
     if target.shape != ((b, c) if target.dim() == 2 else (b,)):
-        raise ValueError(f"target: expected {accepted}, got shape {tuple(target.shape)}")
+        raise ValueError(f"target: expected {accepted()}, got shape {tuple(target.shape)}")
     if target.device != device:
         raise ValueError(f"target: expected device {device} like input, got {target.device}")
     if target.requires_grad:
@@ -121,15 +125,17 @@ def check_attention(attention: Tensor, b: int, spatial: Sequence[int], x: Tensor
         raise ValueError(f"attention: expected shape {(b, *spatial)}, got {tuple(attention.shape)}")
     if attention.device != x.device:
         raise ValueError(f"attention: expected device {x.device} like input, got {attention.device}")
-    if _readable(attention) and not bool((attention.detach() >= 0).all()):
-        raise ValueError("attention: expected non-negative values, got a negative value or NaN")
+    if _readable(attention):
+        values = attention.detach()
+        if not bool(((values >= 0) & values.isfinite()).all()):
+            raise ValueError("attention: expected finite values that are not negative, got others")
 
 
 def check_loss_options(label_smoothing: float, reduction: str) -> None:
     """Label smoothing in [0, 1], and a known reduction."""
     if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing: expected a float in [0, 1], got {label_smoothing!r}")
-    if reduction not in REDUCTIONS:
+    if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
 
 
@@ -161,25 +167,27 @@ def make_draw(
 
 
 def _concentrations(alpha, b: int, device: torch.device) -> tuple[Tensor | None, float, float]:
-    accepted = f"a float, a (low, high) pair or a Tensor ({b},), within [{ALPHA_MIN}, {ALPHA_MAX}]"
+    def accepted() -> str:
+        return f"a float, a (low, high) pair or a Tensor ({b},), within [{ALPHA_MIN}, {ALPHA_MAX}]"
+
     if isinstance(alpha, Tensor):
         if alpha.requires_grad:
             raise ValueError("alpha: must not require grad; the draw is not differentiable; pass alpha.detach()")
         if alpha.is_complex() or alpha.dtype == torch.bool:
-            raise TypeError(f"alpha: expected {accepted}, got {alpha.dtype}")
+            raise TypeError(f"alpha: expected {accepted()}, got {alpha.dtype}")
         if alpha.shape not in ((), (b,)):
-            raise ValueError(f"alpha: expected {accepted}, got shape {tuple(alpha.shape)}")
+            raise ValueError(f"alpha: expected {accepted()}, got shape {tuple(alpha.shape)}")
         if alpha.device != device:
             raise ValueError(f"alpha: expected device {device} like input, got {alpha.device}")
         if _readable(alpha) and not bool(((alpha >= ALPHA_MIN) & (alpha <= ALPHA_MAX)).all()):
-            raise ValueError(f"alpha: expected {accepted}, got values in [{alpha.min()}, {alpha.max()}]")
+            raise ValueError(f"alpha: expected {accepted()}, got values in [{alpha.min()}, {alpha.max()}]")
         return alpha.double().expand(b).contiguous(), 1.0, 1.0
     pair = alpha if isinstance(alpha, (tuple, list)) else (alpha, alpha)
     if len(pair) != 2 or not all(isinstance(a, (int, float)) and not isinstance(a, bool) for a in pair):
-        raise TypeError(f"alpha: expected {accepted}, got {alpha!r}")
+        raise TypeError(f"alpha: expected {accepted()}, got {alpha!r}")
     low, high = map(float, pair)
     if not ALPHA_MIN <= low <= high <= ALPHA_MAX:
-        raise ValueError(f"alpha: expected {accepted} with low <= high, got {alpha!r}")
+        raise ValueError(f"alpha: expected {accepted()} with low <= high, got {alpha!r}")
     return None, low, high
 
 

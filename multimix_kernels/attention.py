@@ -30,7 +30,7 @@ def attention_map(
             (ignore_index, say) counts as class 0 here: such an example is not mixed.
 
     Returns:
-        (b, *spatial) in the dtype of input.
+        (b, *spatial) in the dtype of input; computed in float32 for narrower dtypes.
 
     Raises:
         ValueError, TypeError: naming the argument.
@@ -40,21 +40,24 @@ def attention_map(
     if input.dim() < 2:
         raise ValueError(f"input: expected shape (b, d, *spatial), got {tuple(input.shape)}")
     if kind not in KINDS:
-        raise ValueError(f"attention: expected one of {KINDS} or a Tensor (b, *spatial), got {kind!r}")
+        raise ValueError(f"kind: expected one of {KINDS}, got {kind!r}")
     if activation not in ACTIVATIONS:
-        raise ValueError(f"attention_activation: expected one of {ACTIVATIONS}, got {activation!r}")
+        raise ValueError(f"activation: expected one of {ACTIVATIONS}, got {activation!r}")
     b, _, *spatial = input.shape
-    z = input.flatten(2) if spatial else input.unsqueeze(2)
+    dtype = torch.promote_types(input.dtype, torch.float32)  # float16 sums of products would overflow
+    z = input.to(dtype).reshape(b, input.shape[1], -1)
     if kind == "uniform":
-        return torch.full_like(z[:, 0], 1 / z.shape[2]).reshape(b, *spatial)
+        return torch.full_like(input[:, 0], 1 / z.shape[2])
     u = z.mean(2) if kind == "gap" else _class_directions(z, weight, target)
-    # einsum would fold the batch into a matrix product of width one; this is one pass over z.
-    activations = torch.matmul(u.to(z.dtype).unsqueeze(1), z).squeeze(1)
+    with torch.autocast(z.device.type, enabled=False):
+        activations = torch.matmul(u.to(dtype).unsqueeze(1), z).squeeze(1)
     if activation == "softmax":
-        return torch.softmax(activations, 1).reshape(b, *spatial)
-    positive = torch.relu(activations)
-    total = positive.sum(1, keepdim=True)
-    return (positive / torch.where(total > 0, total, 1)).reshape(b, *spatial)
+        attention = torch.softmax(activations, 1)
+    else:
+        positive = torch.relu(activations)
+        total = positive.sum(1, keepdim=True)
+        attention = positive / torch.where(total > 0, total, 1)
+    return attention.to(input.dtype).reshape(b, *spatial)
 
 
 def _class_directions(z: Tensor, weight: Tensor | None, target: Tensor | None) -> Tensor:

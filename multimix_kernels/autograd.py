@@ -21,7 +21,7 @@ class _RefuseSecondDerivative(Function):
     """Passes gradients through; differentiating them is an error."""
 
     @staticmethod
-    def forward(ctx, upstream, *gradients):
+    def forward(ctx, differentiable, *gradients):
         return tuple(None if g is None else g.view_as(g) for g in gradients)
 
     @staticmethod
@@ -38,8 +38,10 @@ def _once_differentiable(backward):
     def wrapper(ctx, upstream, *rest):
         with torch.no_grad():
             gradients = backward(ctx, upstream, *rest)
-        if torch.is_grad_enabled() and upstream.requires_grad:
-            return _RefuseSecondDerivative.apply(upstream, *gradients)
+        # With create_graph the gradients could be differentiated, and would silently count as constants. In a compiled
+        # graph torch refuses by itself.
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            return _RefuseSecondDerivative.apply(torch.ones((), requires_grad=True), *gradients)
         return gradients
 
     return wrapper

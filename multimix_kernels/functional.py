@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import arguments, autograd, backends
-from .attention import attention_map
+from .attention import ACTIVATIONS, KINDS, attention_map
 from .mixture import Mixture
 from .ops import OPERATORS, Draw
 
@@ -118,7 +118,11 @@ def dense_multimix_cross_entropy(
     arguments.check_input(input, "input", dense=True)
     flat_weight = arguments.check_classifier(weight, bias, input)
     arguments.check_target(target, input.shape[0], flat_weight.shape[0], input.device, ignore_index)
+    if attention_activation not in ACTIVATIONS:
+        raise ValueError(f"attention_activation: expected one of {ACTIVATIONS}, got {attention_activation!r}")
     if not isinstance(attention, Tensor):
+        if attention not in KINDS:
+            raise ValueError(f"attention: expected one of {KINDS} or a Tensor (b, *spatial), got {attention!r}")
         with torch.set_grad_enabled(attention_grad and torch.is_grad_enabled()):
             attention = attention_map(input, attention, attention_activation, weight=flat_weight, target=target)
     else:
@@ -249,7 +253,7 @@ def sample_dirichlet(
     arguments.check_spatial(spatial)
     if dtype not in arguments.DTYPES:
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
-    device = torch.get_default_device() if device is None else torch.device(device)
+    device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
     sample = OPERATORS[backends.choose(backend, device, dtype).name]["sample"]
     weights = sample(b, torch.Size(spatial).numel(), dtype, None, None, *draw)

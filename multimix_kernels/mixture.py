@@ -25,7 +25,9 @@ class Mixture:
         backend: str,
         draw: Draw,
     ) -> None:
-        self._b, self._spatial, self._backend, self._draw = values.shape[1], spatial, backend, draw
+        # A seed of its own: the caller may use the tensor for the next draw.
+        self._draw = draw = draw._replace(seed=draw.seed.clone())
+        self._b, self._spatial, self._backend = values.shape[1], spatial, backend
         self._attention, self._ignored = attention, ignored
         self.embeddings = self._public(autograd.mix(values, attention, ignored, backend, draw))
 
@@ -41,6 +43,10 @@ class Mixture:
             target: class indices (b,) int64 or probabilities (b, c).
             num_classes: c.
         """
+        if not arguments.is_integer(num_classes):
+            raise TypeError(f"num_classes: expected an int, got {num_classes!r}")
+        if num_classes < 1:
+            raise ValueError(f"num_classes: expected at least 1 class, got {num_classes}")
         target = arguments.check_target(target, self._b, num_classes, self.seed.device, -100)
         y = target
         if not target.is_floating_point():

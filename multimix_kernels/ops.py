@@ -7,6 +7,7 @@ with the attention (r, b), the mask of ignored examples (b,), and the fields of 
 """
 
 from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor
@@ -80,13 +81,26 @@ _FAKES: dict[str, Callable] = {
 }
 
 
+def _outside_autocast(operator: Callable) -> Callable:
+    """Autocast would reach into an operator that is written in torch."""
+
+    @wraps(operator)
+    def run(*arguments):
+        device = next(x for x in arguments if isinstance(x, Tensor)).device
+        with torch.autocast(device.type, enabled=False):
+            return operator(*arguments)
+
+    return run
+
+
 def _register(backend) -> dict:
     for name, schema in SCHEMAS.items():
         qualified = f"{backend.namespace}::{name}"
         torch.library.define(qualified, schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.register_fake(qualified, _FAKES[name])
         if backend.operators is not None:
-            torch.library.impl(qualified, "CompositeExplicitAutograd", getattr(backend.operators, name))
+            operator = _outside_autocast(getattr(backend.operators, name))
+            torch.library.impl(qualified, "CompositeExplicitAutograd", operator)
     namespace = getattr(torch.ops, backend.namespace)
     return {name: getattr(namespace, name).default for name in SCHEMAS}
 

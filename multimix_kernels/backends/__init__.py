@@ -1,7 +1,7 @@
 """The table of backends, and the choice among them."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -21,7 +21,7 @@ class Backend:
     name: str
     devices: tuple[str, ...]  # device types; empty: every device
     dtypes: tuple[torch.dtype, ...]
-    reason: Callable[[], str | None]  # why it is not available here, in one sentence; None if it is
+    reason: str | None  # why it is not available here, in one sentence; None if it is
     operators: object | None = None  # None: a compiled library registers the implementations
     mixes_embeddings: bool = False  # follows the order of the paper instead of mixing scores
 
@@ -39,10 +39,10 @@ class Backend:
 TABLE: Mapping[str, Backend] = MappingProxyType({
     row.name: row
     for row in (
-        Backend("cuda", ("cuda",), LOW, lambda: "this version has no CUDA kernels yet"),
-        Backend("triton", ("cuda",), LOW, lambda: "this version has no Triton kernels yet"),
-        Backend("cpu", ("cpu",), (*LOW, torch.float64), lambda: native.missing("cpu")),
-        Backend("reference", (), (*LOW, torch.float64), lambda: None, reference_operators, mixes_embeddings=True),
+        Backend("cuda", ("cuda",), LOW, "this version has no CUDA kernels yet"),
+        Backend("triton", ("cuda",), LOW, "this version has no Triton kernels yet"),
+        Backend("cpu", ("cpu",), (*LOW, torch.float64), native.missing("cpu")),
+        Backend("reference", (), (*LOW, torch.float64), None, reference_operators, mixes_embeddings=True),
     )
 })  # fmt: skip
 
@@ -63,7 +63,7 @@ def available_backends() -> dict[str, Availability]:
     """Every backend by name, best first: whether it is available here, for which devices, and why not if not."""
     found = {}
     for row in TABLE.values():
-        reason = row.reason()
+        reason = row.reason
         found[row.name] = Availability(reason is None, row.devices or ("any",), reason)
     return found
 
@@ -80,13 +80,13 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Backen
         name, source = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
     if name is None:
         for row in TABLE.values():
-            if row.accepts(device, dtype) and row.reason() is None:
+            if row.accepts(device, dtype) and row.reason is None:
                 return row
         raise ValueError(f"input: no backend takes dtype {dtype} on device {device.type}")
     if name not in TABLE:
         raise ValueError(f"{source}: there is no backend {name!r}; accepted: {', '.join(map(repr, TABLE))}, or None")
     row = TABLE[name]
-    reason = row.reason()
+    reason = row.reason
     if reason is not None:
         raise RuntimeError(f"{source}: {name!r} is not available: {reason}")
     if not row.accepts(device, dtype):
