@@ -20,7 +20,10 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).parent
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
-FLAGS = "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wno-maybe-uninitialized"
+FLAGS = (
+    "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wno-maybe-uninitialized "
+    f"-fmacro-prefix-map={ROOT.resolve()}/="  # no folder of the building machine in error messages
+)
 # Object name -> flags: one compilation of kernels.cpp for each instruction set. The baseline comes first.
 INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):

@@ -1,7 +1,7 @@
 """Checks of the public functions' arguments. Every error names the argument, what was wrong, and what is accepted.
 
-Values inside tensors are read on the CPU only: on a GPU that would stall the stream. There, and inside a compiled
-graph, a label out of range makes the loss NaN.
+Values inside tensors are read on the CPU only: on a GPU that would stall the stream, and there a label out of range
+makes the loss NaN. In a compiled graph nothing is read; the operators of the CPU check again.
 """
 
 from collections.abc import Sequence

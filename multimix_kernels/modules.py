@@ -43,7 +43,11 @@ class MultiMixHead(nn.Linear):
     ) -> None:
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.dense = dense
-        self.mix_options: dict[str, Any] = dict(n=n, m=m, alpha=alpha, backend=backend)
+        self.mix_options: dict[str, Any] = dict(n=n, m=m, backend=backend)
+        if isinstance(alpha, Tensor):
+            self.register_buffer("alpha", alpha, persistent=False)  # moves with the module, is not in its state_dict
+        else:
+            self.alpha = alpha
         self.attention_options: dict[str, Any] = dict(
             attention=attention, attention_activation=attention_activation, attention_grad=attention_grad
         )
@@ -55,7 +59,8 @@ class MultiMixHead(nn.Linear):
             loss, options = multimix_cross_entropy, {}
             if self.dense:
                 loss, options = dense_multimix_cross_entropy, self.attention_options
-            return loss(input, target, self.weight, self.bias, **options, **self.mix_options, **self.loss_options)
+            options = options | self.mix_options | self.loss_options
+            return loss(input, target, self.weight, self.bias, alpha=self.alpha, **options)
         logits = super().forward(input.flatten(2).mean(2) if self.dense and input.dim() > 2 else input)
         return logits if target is None else F.cross_entropy(logits, target, **self.loss_options)
 

@@ -76,7 +76,11 @@ class CrossEntropy {
     const Panels<Real> s = scores(k), t = transposed(k);
     Vector<Real> row(c_);
     for (int64_t i = 0; i < b_; ++i) {
-      read_row(job_.operand, first_ + k, i, 0, c_, row.data());
+      // What an ignored example holds, NaN say, must not reach a sum.
+      if (draw_.keep && draw_.keep[i] == 0)
+        std::fill(row.begin(), row.end(), Real(0));
+      else
+        read_row(job_.operand, first_ + k, i, 0, c_, row.data());
       const Real offset = shift(row);
       for (int64_t p = 0; p < s.count(); ++p) {
         Real* to = s.panel(p) + i * P;

@@ -23,6 +23,46 @@ struct BFloat16 {
   }
 };
 
+// IEEE half precision, for compilers without a type for it.
+struct SoftHalf {
+  uint16_t bits;
+  SoftHalf() = default;
+  explicit SoftHalf(float x) {
+    uint32_t b;
+    std::memcpy(&b, &x, sizeof b);
+    const uint32_t sign = (b >> 16) & 0x8000;
+    b &= 0x7FFFFFFF;
+    if (b > 0x7F800000)
+      b = 0x7E00;  // NaN
+    else if (b >= 0x477FF000)
+      b = 0x7C00;  // from 65520 on, infinity
+    else if (b < 0x38800000)
+      b = uint32_t(__builtin_nearbyintf((x < 0 ? -x : x) * 0x1p24f));  // subnormal
+    else
+      b = (b + 0xFFF + ((b >> 13) & 1) - (112u << 23)) >> 13;
+    bits = uint16_t(sign | b);
+  }
+  operator float() const {
+    uint32_t b = uint32_t(bits & 0x7FFF) << 13;
+    float x;
+    std::memcpy(&x, &b, sizeof x);
+    x *= 0x1p112f;
+    std::memcpy(&b, &x, sizeof b);
+    if ((bits & 0x7C00) == 0x7C00) b = 0x7F800000 | (uint32_t(bits & 0x3FF) << 13);
+    b |= uint32_t(bits & 0x8000) << 16;
+    std::memcpy(&x, &b, sizeof x);
+    return x;
+  }
+};
+
+#if defined(__aarch64__)
+using Half = __fp16;
+#elif defined(__FLT16_MAX__) && !defined(MULTIMIX_SOFT_HALF)
+using Half = _Float16;
+#else
+using Half = SoftHalf;
+#endif
+
 template <class Source, class Real>
 void read_row(const Source* from, int64_t stride, int64_t count, Real* to) {
   if (stride == 1)
@@ -39,7 +79,7 @@ void read_row(const Strided& x, int64_t i, int64_t j, int64_t k0, int64_t count,
     case DType::kFloat32: return read_row(static_cast<const float*>(x.data) + start, stride, count, to);
     case DType::kFloat64: return read_row(static_cast<const double*>(x.data) + start, stride, count, to);
     case DType::kBFloat16: return read_row(static_cast<const BFloat16*>(x.data) + start, stride, count, to);
-    case DType::kFloat16: return read_row(static_cast<const _Float16*>(x.data) + start, stride, count, to);
+    case DType::kFloat16: return read_row(static_cast<const Half*>(x.data) + start, stride, count, to);
   }
 }
 
@@ -57,7 +97,7 @@ void write_row(void* data, DType dtype, int64_t offset, int64_t count, const Rea
       for (int64_t i = 0; i < count; ++i) static_cast<BFloat16*>(data)[offset + i] = BFloat16::round(float(from[i]));
       return;
     case DType::kFloat16:
-      for (int64_t i = 0; i < count; ++i) static_cast<_Float16*>(data)[offset + i] = _Float16(from[i]);
+      for (int64_t i = 0; i < count; ++i) static_cast<Half*>(data)[offset + i] = Half(float(from[i]));
       return;
   }
 }

@@ -53,6 +53,7 @@ class Mix {
     const Panels<Real> v(shared(k), b_, d_), t(shared(k), d_, b_);
     Vector<Real> row(d_);
     for (int64_t i = 0; i < b_; ++i) {
+      if (draw_.keep && draw_.keep[i] == 0) continue;  // what an ignored example holds must not reach a sum
       read_row(job_.values, first_ + k, i, 0, d_, row.data());
       for (int64_t j = 0; j < d_; ++j) *(backward_ ? t.at(j, i) : v.at(i, j)) = row[j];
     }

@@ -162,14 +162,6 @@ def test_low_precision_operands_are_read_exactly(dtype):
     assert torch.equal(embeddings[0], embeddings[1].to(dtype))
 
 
-def test_nan_and_infinity_reach_the_loss():
-    target = torch.zeros(4, dtype=torch.int64)
-    for bad in (float("nan"), float("inf")):
-        scores = torch.randn(4, 30)
-        scores[1, 7] = bad
-        assert mk.mixed_cross_entropy(scores, target, n=50, seed=0, backend="cpu").isnan()
-
-
 def test_tiny_attention_does_not_vanish():
     """Products of attention and gammas below the range of float32 are drawn again in double."""
     attention = torch.full((6, 2), 1e-44)

@@ -27,7 +27,8 @@ def mix(values, attention, ignored, *draw):
     """Convex combinations mu @ values: (r, b, d) -> (r, n, d)."""
     r, b, _ = values.shape
     dtype = compute_dtype(values.dtype)
-    return (sample(b, r, dtype, attention, ignored, *draw) @ values.to(dtype)).to(values.dtype)
+    mu = sample(b, r, dtype, attention, ignored, *draw)
+    return (mu @ _kept(values, ignored).to(dtype)).to(values.dtype)
 
 
 def mix_backward(grad, values, want_values, want_attention, attention, ignored, *draw):
@@ -38,7 +39,7 @@ def mix_backward(grad, values, want_values, want_attention, attention, ignored, 
     grad_values = mu.mT @ grad if want_values else grad.new_empty(0)
     if not want_attention:
         return grad_values, grad.new_empty(0)
-    return grad_values, _attention_gradient(grad @ values.to(dtype).mT, mu, attention, ignored, draw)
+    return grad_values, _attention_gradient(grad @ _kept(values, ignored).to(dtype).mT, mu, attention, ignored, draw)
 
 
 def mixed_cross_entropy(
@@ -79,7 +80,7 @@ def _mixed_cross_entropy(scores, target, smoothing, ignore_index, attention, ign
     """Row losses (r, n), and what maps d loss / d rows to the gradients of scores and attention."""
     r, b, c = scores.shape
     dtype = compute_dtype(scores.dtype)
-    s, y = scores.to(dtype), _probabilities(target, c, smoothing, ignore_index, dtype)
+    s, y = _kept(scores, ignored).to(dtype), _probabilities(target, c, smoothing, ignore_index, dtype)
     mu = sample(b, r, dtype, attention, ignored, *draw)
     rows, delta, log_q = _row_losses(mu @ s, mu @ y)
 
@@ -104,7 +105,7 @@ def _soft_cross_entropy(logits, target, smoothing, ignore_index, attention, igno
 
     def gradients(grad_rows, want_logits, want_attention):
         g = grad_rows.to(dtype).unsqueeze(-1)
-        grad_logits = g * delta if want_logits else y.new_empty(0)
+        grad_logits = (g * delta).contiguous() if want_logits else y.new_empty(0)
         if not want_attention:
             return grad_logits, y.new_empty(0)
         return grad_logits, _attention_gradient(-g * (log_q @ y.mT), mu, attention, ignored, draw)
@@ -116,7 +117,8 @@ def _row_losses(logits: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """H(mixed, softmax(logits)) of each row, its gradient with respect to the logits, and log softmax."""
     log_q = torch.log_softmax(logits, -1)
     delta = mixed.sum(-1, keepdim=True) * log_q.exp() - mixed
-    return -(mixed * log_q).sum(-1), delta, log_q
+    # A class with score -inf costs nothing where its target is zero.
+    return -torch.where(mixed == 0, 0, mixed * log_q).sum(-1), delta, log_q
 
 
 def _reduce(rows: Tensor, reduction: int, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
@@ -140,11 +142,16 @@ def _probabilities(target: Tensor, c: int, smoothing: float, ignore_index: int, 
     return y.masked_fill((target == ignore_index).unsqueeze(1), 0)
 
 
+def _kept(x: Tensor, ignored: Tensor | None) -> Tensor:
+    """x (r, b, ...) without what ignored examples hold: NaN there must not reach a sum."""
+    return x if ignored is None else x.masked_fill(ignored.view(1, -1, 1), 0)
+
+
 def _attention_gradient(grad_mu, mu, attention, ignored, draw) -> Tensor:
     """d loss / d a (r, b), from d loss / d mu (r, n, b), where mu_i = a_i lambda_i / sum_j a_j lambda_j."""
     r, _, b = mu.shape
-    plain = sample(b, r, mu.dtype, None, ignored, *draw)
-    sigma = (plain * attention.to(mu.dtype).unsqueeze(1)).sum(-1, keepdim=True)
+    plain = weights(Draw(*draw), b, r, None, ignored)
+    sigma = (plain * attention.double().unsqueeze(1)).sum(-1, keepdim=True)
     centred = grad_mu - (mu * grad_mu).sum(-1, keepdim=True)
     # A row without attention was drawn with uniform attention, a constant.
-    return torch.where(sigma > 0, plain / sigma * centred, 0).sum(1)
+    return torch.where(sigma > 0, plain / sigma * centred, 0).sum(1).to(mu.dtype)

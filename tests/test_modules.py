@@ -1,0 +1,176 @@
+"""MultiMixHead: an nn.Linear that also computes the loss."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import multimix_kernels as mk
+
+from .support.bounds import assert_close
+
+B, D, C = 6, 5, 4
+
+
+@pytest.fixture
+def batch():
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(B, D, generator=g), torch.tensor([0, 1, 2, 3, 0, -100])
+
+
+@pytest.fixture
+def maps():
+    g = torch.Generator().manual_seed(1)
+    return torch.randn(B, D, 2, 3, generator=g), torch.tensor([0, 1, 2, 3, 0, -100])
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dense", [True, False])
+def test_state_dict_is_that_of_linear(bias, dense):
+    head, linear = mk.MultiMixHead(D, C, bias, dense=dense), nn.Linear(D, C, bias)
+    assert list(head.state_dict()) == list(linear.state_dict())
+    head.load_state_dict(linear.state_dict())
+    for name, value in linear.state_dict().items():
+        assert torch.equal(head.state_dict()[name], value)
+    linear.load_state_dict(mk.MultiMixHead(D, C, bias, dense=dense).state_dict())
+    assert isinstance(head, nn.Linear)
+
+
+def test_initialised_like_linear():
+    torch.manual_seed(1)
+    head = mk.MultiMixHead(D, C)
+    torch.manual_seed(1)
+    linear = nn.Linear(D, C)
+    assert torch.equal(head.weight, linear.weight)
+    assert torch.equal(head.bias, linear.bias)
+    assert mk.MultiMixHead(D, C, dtype=torch.float64).weight.dtype == torch.float64
+    assert mk.MultiMixHead(D, C, device="meta").weight.device.type == "meta"
+
+
+def test_without_a_target_it_is_linear(batch):
+    head = mk.MultiMixHead(D, C)
+    expected = F.linear(batch[0], head.weight, head.bias)
+    for mode in (True, False):
+        assert torch.equal(head.train(mode)(batch[0]), expected)
+
+
+def test_dense_logits_are_of_the_mean(maps):
+    head = mk.MultiMixHead(D, C, dense=True)
+    expected = F.linear(maps[0].mean((2, 3)), head.weight, head.bias)
+    for mode in (True, False):
+        assert torch.allclose(head.train(mode)(maps[0]), expected, atol=1e-6)
+    assert torch.equal(head(maps[0][:, :, 0, 0]), F.linear(maps[0][:, :, 0, 0], head.weight, head.bias))
+
+
+@pytest.mark.parametrize("options", [
+    {}, dict(n=7), dict(m=2), dict(alpha=0.3), dict(alpha=(0.1, 0.2)), dict(label_smoothing=0.2), dict(ignore_index=0),
+], ids=str)  # fmt: skip
+def test_training_loss(options, batch, backend, device):
+    head = mk.MultiMixHead(D, C, backend=backend, **options).to(device)
+    x, target = (t.to(device) for t in batch)
+    target = torch.where(target == -100, options.get("ignore_index", -100), target)
+    torch.manual_seed(2)
+    found = head(x, target)
+    torch.manual_seed(2)
+    expected = mk.multimix_cross_entropy(x, target, head.weight, head.bias, backend=backend, **options)
+    assert torch.equal(found, expected)
+    found.backward()
+    assert head.weight.grad.any()
+    assert head.bias.grad.any()
+
+
+@pytest.mark.parametrize("options", [
+    {}, dict(attention="cam"), dict(attention="uniform"), dict(attention_activation="softmax"),
+    dict(attention_grad=True), dict(n=7, m=2, alpha=0.3),
+], ids=str)  # fmt: skip
+def test_dense_training_loss(options, maps, backend, device):
+    head = mk.MultiMixHead(D, C, dense=True, backend=backend, **{"n": 50, **options}).to(device)
+    x, target = (t.to(device) for t in maps)
+    x.requires_grad_()
+    torch.manual_seed(2)
+    found = head(x, target)
+    torch.manual_seed(2)
+    expected = mk.dense_multimix_cross_entropy(
+        x, target, head.weight, head.bias, backend=backend, **{"n": 50, **options}
+    )
+    assert torch.equal(found, expected)
+    assert torch.equal(torch.autograd.grad(found, x)[0], torch.autograd.grad(expected, x)[0])
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_eval_loss_is_plain_cross_entropy(dense, maps):
+    head = mk.MultiMixHead(D, C, dense=dense, label_smoothing=0.1).eval()
+    x, target = maps[0] if dense else maps[0][:, :, 0, 0], maps[1]
+    expected = F.cross_entropy(head(x), target, label_smoothing=0.1)
+    state = torch.get_rng_state()
+    assert torch.equal(head(x, target), expected)
+    assert torch.equal(torch.get_rng_state(), state)
+    soft = torch.rand(B, C).softmax(1)
+    assert torch.equal(head(x, soft), F.cross_entropy(head(x), soft, label_smoothing=0.1))
+
+
+def test_trains():
+    """Steps on the mixed loss lower the clean loss."""
+    torch.manual_seed(0)
+    head = mk.MultiMixHead(D, C, n=200)
+    x, target = torch.eye(C, D), torch.arange(C)
+    before = head.eval()(x, target).item()
+    optimiser = torch.optim.SGD(head.train().parameters(), lr=1.0)
+    for _ in range(50):
+        optimiser.zero_grad()
+        head(x, target).backward()
+        optimiser.step()
+    assert head.eval()(x, target).item() < before / 2
+
+
+def test_repr_says_what_differs():
+    text = repr(mk.MultiMixHead(D, C, bias=False, dense=True, n=77))
+    for part in ("MultiMixHead", f"in_features={D}", f"out_features={C}", "bias=False", "dense=True", "n=77"):
+        assert part in text
+
+
+@pytest.mark.parametrize("how", ["copy", "pickle", "save"])
+def test_copies_behave_alike(how, batch):
+    head = mk.MultiMixHead(D, C, n=9, m=3, alpha=0.7, label_smoothing=0.1)
+    if how == "copy":
+        twin = copy.deepcopy(head)
+    elif how == "pickle":
+        twin = pickle.loads(pickle.dumps(head))
+    else:
+        buffer = io.BytesIO()
+        torch.save(head, buffer)
+        buffer.seek(0)
+        twin = torch.load(buffer, weights_only=False)
+    results = []
+    for module in (head, twin):
+        torch.manual_seed(1)
+        results.append(module(*batch))
+    assert torch.equal(*results)
+    with torch.no_grad():
+        twin.weight.zero_()
+    assert head.weight.any()
+
+
+@pytest.mark.parametrize(("options", "argument"), [
+    (dict(n=0), "n"), (dict(m=B + 1), "m"), (dict(alpha=0.0), "alpha"), (dict(label_smoothing=2), "label_smoothing"),
+    (dict(backend="none such"), "backend"), (dict(dense=True, attention="what"), "attention"),
+    (dict(dense=True, attention_activation="what"), "attention_activation"), (dict(ignore_index=0.5), "ignore_index"),
+], ids=str)  # fmt: skip
+def test_bad_options_are_refused(options, argument, maps):
+    with pytest.raises((ValueError, TypeError), match=rf"\b{argument}\b"):
+        mk.MultiMixHead(D, C, **options)(maps[0] if "dense" in options else maps[0][:, :, 0, 0], maps[1])
+
+
+def test_gradient_is_that_of_the_function(batch, backend, device):
+    head = mk.MultiMixHead(D, C, backend=backend).to(device)
+    x, target = (t.to(device) for t in batch)
+    torch.manual_seed(1)
+    head(x, target).backward()
+    torch.manual_seed(1)
+    weight = head.weight.detach().clone().requires_grad_()
+    mk.multimix_cross_entropy(x, target, weight, head.bias.detach(), backend=backend).backward()
+    assert_close(head.weight.grad, weight.grad, 1e-6)
