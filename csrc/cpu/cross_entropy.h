@@ -39,7 +39,7 @@ class CrossEntropy {
     for (int64_t first = 0; first < draw_.r; first += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first);
       first_ = first;
-      if (mixes_) parallel(run, count, [&](int64_t k) { pack(k); });
+      if (mixes_) parallel(run, count * b_, [&](int64_t k) { pack(k / b_, k % b_); });
       parallel(run, count * schedule_.groups, [&](int64_t k) { work(k / schedule_.groups, k % schedule_.groups); });
       if (mixes_ && operand_grad_) parallel(run, count * b_, [&](int64_t k) { add_up_operand(k / b_, k % b_); });
       if (attention_grad_) parallel(run, count, [&](int64_t k) { add_up_attention(k); });
@@ -71,27 +71,25 @@ class CrossEntropy {
     return std::abs(middle) > *high - *low && std::isfinite(middle) ? middle : Real(0);
   }
 
-  // The scores of the wave's k-th location in panels.
-  void pack(int64_t k) {
+  // The scores of example i at the wave's k-th location into panels.
+  void pack(int64_t k, int64_t i) {
     const Panels<Real> s = scores(k), t = transposed(k);
     Vector<Real> row(c_);
-    for (int64_t i = 0; i < b_; ++i) {
-      // What an ignored example holds, NaN say, must not reach a sum.
-      if (draw_.keep && draw_.keep[i] == 0)
-        std::fill(row.begin(), row.end(), Real(0));
-      else
-        read_row(job_.operand, first_ + k, i, 0, c_, row.data());
-      const Real offset = shift(row);
-      for (int64_t p = 0; p < s.count(); ++p) {
-        Real* to = s.panel(p) + i * P;
-        for (int64_t j = 0; j < P; ++j) to[j] = j < s.width(p) ? row[p * P + j] - offset : kPadding;
-      }
-      if (transposed_size_)
-        for (int64_t j = 0; j < c_; ++j) *t.at(j, i) = row[j] - offset;
+    // What an ignored example holds, NaN say, must not reach a sum.
+    if (!(draw_.keep && draw_.keep[i] == 0)) read_row(job_.operand, first_ + k, i, 0, c_, row.data());
+    const Real offset = shift(row);
+    for (int64_t p = 0; p < s.count(); ++p) {
+      Real* to = s.panel(p) + i * P;
+      const int64_t width = s.width(p);
+      for (int64_t j = 0; j < width; ++j) to[j] = row[p * P + j] - offset;
+      for (int64_t j = width; j < P; ++j) to[j] = kPadding;
     }
-    if (transposed_size_)  // columns beyond b are multiplied along
-      for (int64_t j = 0; j < c_; ++j)
-        for (int64_t i = b_; i < t.count() * P; ++i) t.panel(i / P)[j * P + i % P] = 0;
+    if (!transposed_size_) return;
+    const int64_t last = i + 1 < b_ ? i + 1 : t.count() * P;  // columns beyond b are multiplied along
+    for (int64_t j = 0; j < c_; ++j) {
+      *t.at(j, i) = row[j] - offset;
+      for (int64_t beyond = i + 1; beyond < last; ++beyond) *t.at(j, beyond) = 0;
+    }
   }
 
   // All rows of one group of the wave's k-th location.

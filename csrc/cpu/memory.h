@@ -2,6 +2,10 @@
 // whole library, and the linker might keep the copy that was compiled for instructions this machine lacks.
 #pragma once
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include <cstdlib>
 #include <memory>
 #include <new>
@@ -11,6 +15,17 @@
 
 namespace multimix {
 namespace MULTIMIX_ISA {
+
+// Asks for huge pages where the system gives them to those who ask: fresh memory is filled page by page.
+inline void advise_huge_pages(void* data, size_t bytes) {
+#if defined(__linux__)
+  constexpr uintptr_t page = 2 << 20;
+  const uintptr_t first = (uintptr_t(data) + page - 1) / page * page, last = (uintptr_t(data) + bytes) / page * page;
+  if (first < last) madvise(reinterpret_cast<void*>(first), last - first, MADV_HUGEPAGE);
+#else
+  (void)data, (void)bytes;
+#endif
+}
 
 constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
@@ -23,6 +38,7 @@ struct Allocator {
   T* allocate(size_t count) {
     void* p = std::aligned_alloc(64, round_up(int64_t(count * sizeof(T)) + 1, 64));
     if (!p) throw std::bad_alloc();
+    advise_huge_pages(p, count * sizeof(T));
     return static_cast<T*>(p);
   }
   void deallocate(T* p, size_t) { std::free(p); }

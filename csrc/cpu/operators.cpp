@@ -12,6 +12,7 @@
 
 #include "dispatch.h"
 #include "elements.h"
+#include "memory.h"
 
 namespace multimix {
 namespace {
@@ -149,7 +150,10 @@ ScalarType compute_type(const Tensor& x) {
 }
 
 Tensor make(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
-  return torch::stable::new_empty(like, shape, type);
+  Tensor x = torch::stable::new_empty(like, shape, type);
+  const size_t size = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+  baseline::advise_huge_pages(x.data_ptr(), size_t(x.numel()) * size);
+  return x;
 }
 
 // An output that is empty if it is not wanted.
