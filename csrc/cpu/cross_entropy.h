@@ -1,12 +1,12 @@
 // The loss operators: scores that are mixed here, or the logits of any head; the gradients in the same pass.
 //
-// Per row: b gammas; for scores 2 b c flops for the mixed scores and 2 b c for the gradient, c exponentials. Memory: the
-// scores and partial gradients of a wave of locations; nothing that grows with n.
+// Per row: b gammas; for scores 2 b c flops for the mixed scores and 2 b c for the gradient, c exponentials. Memory:
+// the scores and partial gradients of a wave of locations; nothing that grows with n.
 #pragma once
 
 #include "attention.h"
 #include "loss_tile.h"
-#include "sampler.h"
+#include "tile_sampler.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {
@@ -52,9 +52,7 @@ class CrossEntropy {
   }
 
  private:
-  Panels<Real> scores(int64_t k) const {
-    return {scores_.get() + k * (scores_size_ + transposed_size_), b_, c_};
-  }
+  Panels<Real> scores(int64_t k) const { return {scores_.get() + k * (scores_size_ + transposed_size_), b_, c_}; }
   Panels<Real> transposed(int64_t k) const {
     return {scores_.get() + k * (scores_size_ + transposed_size_) + scores_size_, c_, b_};
   }

@@ -38,7 +38,8 @@ const Kernels& choose() {
 #endif
   const char* wanted = std::getenv("MULTIMIX_CPU_ISA");
   for (const Choice& choice : choices)
-    if (choice.supported && (!wanted || !*wanted || std::string(wanted) == choice.kernels->name)) return *choice.kernels;
+    if (choice.supported && (!wanted || !*wanted || std::string(wanted) == choice.kernels->name))
+      return *choice.kernels;
   throw std::runtime_error(std::string("MULTIMIX_CPU_ISA: this machine or this build does not have '") + wanted + "'");
 }
 

@@ -1,7 +1,7 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
 #include "cross_entropy.h"
 #include "mix.h"
-#include "sampler.h"
+#include "tile_sampler.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

@@ -1,7 +1,7 @@
 // Cross-entropy of a tile of rows against their mixed targets, and its gradient with respect to their logits.
 //
-// Per row of c logits: a maximum, c exponentials, a scaling, and two gathers over the b labels; no mixed target is written
-// out for labels. Cost for each logit: 3 passes over the second-level cache, 1 exponential.
+// Per row of c logits: a maximum, c exponentials, a scaling, and two gathers over the b labels; no mixed target is
+// written out for labels. Cost for each logit: 3 passes over the second-level cache, 1 exponential.
 #pragma once
 
 #include <cmath>
@@ -48,7 +48,7 @@ struct Targets {
   bool by_label() const { return probabilities.data == nullptr; }
 
   int64_t c, b;
-  Real uniform, keep;                     // smoothed target = keep * target + uniform
+  Real uniform, keep;                // smoothed target = keep * target + uniform
   Vector<int64_t> labelled, labels;  // the examples that have a label, and those labels
   Panels<Real> probabilities, transposed;
   Vector<Real> sums;  // of each example's probabilities
@@ -233,8 +233,7 @@ class LossTile {
   void store_examples_on_target(int64_t row) const {
     if (!t_.by_label()) return;
     each_vector(examples, row, [](Real* x) { store(x, F{}); });
-    for (size_t k = 0; k < offsets_.size(); ++k)
-      *examples.at(row, t_.labelled[k]) = logits.data[offsets_[k] + row * P];
+    for (size_t k = 0; k < offsets_.size(); ++k) *examples.at(row, t_.labelled[k]) = logits.data[offsets_[k] + row * P];
   }
 
   void examples_loss(int64_t row, Real log_z, Real all, Real scale) const {
@@ -249,7 +248,7 @@ class LossTile {
   }
 
   Vector<int64_t> offsets_;  // of each labelled example's class in the logits of row 0
-  Panels<Real> mixed_;            // (rows, c), for probabilities
+  Panels<Real> mixed_;       // (rows, c), for probabilities
   Buffer<Real> examples_memory_;
 };
 

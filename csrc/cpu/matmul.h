@@ -61,8 +61,8 @@ void block_product(Operand<Real> a, const Real* b, int64_t depth, Real* c) {
     }
 }
 
-// C (rows, width) of one panel: C = A B, or C += A B. A and C have rows up to the next multiple of kRows; what stands in
-// the rows beyond `rows` is of no consequence. Only the vectors that hold the first `columns` columns are touched.
+// C (rows, width) of one panel: C = A B, or C += A B. A and C have rows up to the next multiple of kRows; what stands
+// in the rows beyond `rows` is of no consequence. Only the vectors that hold the first `columns` columns are touched.
 template <class Real, bool accumulate>
 void panel_product(int64_t rows, int64_t columns, int64_t depth, Operand<Real> a, const Real* b, Real* c) {
   const int64_t vectors = (columns + Simd<Real>::lanes - 1) / Simd<Real>::lanes;
@@ -84,9 +84,7 @@ struct Panels {
   int64_t columns = 0;
 
   static int64_t count(int64_t columns) { return (columns + kPanel<Real> - 1) / kPanel<Real>; }
-  static int64_t size(int64_t rows, int64_t columns) {
-    return round_up(rows, kRows) * count(columns) * kPanel<Real>;
-  }
+  static int64_t size(int64_t rows, int64_t columns) { return round_up(rows, kRows) * count(columns) * kPanel<Real>; }
   Panels() = default;
   Panels(Real* data, int64_t rows, int64_t columns) : data(data), rows(round_up(rows, kRows)), columns(columns) {}
 

@@ -1,5 +1,5 @@
-// Aligned memory. The types belong to the instruction set's namespace: a std::vector<float> would be one function for the
-// whole library, and the linker might keep the copy that was compiled for instructions this machine lacks.
+// Aligned memory. The types belong to the instruction set's namespace: a std::vector<float> would be one function for
+// the whole library, and the linker might keep the copy that was compiled for instructions this machine lacks.
 #pragma once
 
 #if defined(__linux__)

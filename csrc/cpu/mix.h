@@ -1,11 +1,11 @@
-// Mixed embeddings mu @ values, and their gradients. 2 b d flops for each row and direction; the weights are drawn again
-// in the backward pass.
+// Mixed embeddings mu @ values, and their gradients. 2 b d flops for each row and direction; the weights are drawn
+// again in the backward pass.
 #pragma once
 
 #include "attention.h"
 #include "elements.h"
-#include "sampler.h"
 #include "schedule.h"
+#include "tile_sampler.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {
@@ -27,7 +27,8 @@ class Mix {
         values_size_(backward_ ? 0 : Panels<Real>::size(b_, d_)),
         transposed_size_(attention_grad_ ? Panels<Real>::size(d_, b_) : 0),
         gradient_size_((values_grad_ ? Panels<Real>::size(b_, d_) : 0) + (attention_grad_ ? b_ : 0)),
-        schedule_(draw_.n, draw_.r, (stride_ * (attention_grad_ ? 2 : 1) + P + (attention_grad_ ? b_ + P : 0)) * sizeof(Real),
+        schedule_(draw_.n, draw_.r,
+                  (stride_ * (attention_grad_ ? 2 : 1) + P + (attention_grad_ ? b_ + P : 0)) * sizeof(Real),
                   (values_size_ + transposed_size_) * sizeof(Real), gradient_size_ * sizeof(Real)),
         values_(schedule_.wave * (values_size_ + transposed_size_)),
         gradients_(schedule_.wave * schedule_.groups * gradient_size_) {
@@ -98,13 +99,14 @@ class Mix {
     if (values_grad_) {
       const Panels<Real> g(gradient(k, group), b_, d_);
       (accumulate ? panel_product<Real, true> : panel_product<Real, false>)(b_, width, rows, {mu, 1, stride_},
-                                                                           panel.data, g.panel(p));
+                                                                            panel.data, g.panel(p));
     }
     if (!attention_grad_) return;
     const Panels<Real> t(shared(k), d_, b_);
     for (int64_t q = 0; q < examples.count(); ++q)
-      (p > 0 ? panel_product<Real, true> : panel_product<Real, false>)(
-          rows, examples.width(q), width, {panel.data, P, 1}, t.panel(q) + p * P * P, examples.panel(q));
+      (p > 0 ? panel_product<Real, true> : panel_product<Real, false>)(rows, examples.width(q), width,
+                                                                       {panel.data, P, 1}, t.panel(q) + p * P * P,
+                                                                       examples.panel(q));
   }
 
   void add_up_values(int64_t k, int64_t i) const {

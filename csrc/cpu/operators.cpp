@@ -183,9 +183,9 @@ void unscale(const OwnedDraw& draw, Tensor& grad_attention) {
                                                      : unscale<float>(draw, grad_attention);
 }
 
-#define MULTIMIX_DRAW_PARAMETERS                                                                           \
-  std::optional<Tensor> attention, std::optional<Tensor> ignored, Tensor seed, std::optional<Tensor> alpha, \
-      int64_t n, int64_t m, double low, double high, int64_t row_offset
+#define MULTIMIX_DRAW_PARAMETERS                                                                                       \
+  std::optional<Tensor> attention, std::optional<Tensor> ignored, Tensor seed, std::optional<Tensor> alpha, int64_t n, \
+      int64_t m, double low, double high, int64_t row_offset
 #define MULTIMIX_DRAW attention, ignored, seed, alpha, n, m, low, high, row_offset
 
 Tensor sample(int64_t b, int64_t r, ScalarType dtype, MULTIMIX_DRAW_PARAMETERS) {
@@ -250,8 +250,17 @@ struct LossCall {
   double run(void* rows, const Tensor* grad_rows, double grad_row) {
     double total = 0;
     const bool wide = operand.scalar_type() == ScalarType::Double;
-    LossJob job{draw, target, wide, mix_scores, strided(operand, 3, "operand"), {}, grad_row, rows, &total,
-                pointer_if(want_operand, grad_operand), pointer_if(want_attention, grad_attention)};
+    LossJob job{draw,
+                target,
+                wide,
+                mix_scores,
+                strided(operand, 3, "operand"),
+                {},
+                grad_row,
+                rows,
+                &total,
+                pointer_if(want_operand, grad_operand),
+                pointer_if(want_attention, grad_attention)};
     if (grad_rows) job.grad_rows = strided(*grad_rows, 2, "grad_rows");
     kernels().cross_entropy(job, run_parallel);
     if (want_attention) unscale(draw, grad_attention);

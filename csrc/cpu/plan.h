@@ -62,7 +62,7 @@ struct LossJob {
   bool wide;        // compute in double
   bool mix_scores;  // the operand is scores (r, b, c) to be mixed; otherwise logits (r, n, c)
   Strided operand;
-  Strided grad_rows;     // (r, n); no data: the constant grad_row
+  Strided grad_rows;  // (r, n); no data: the constant grad_row
   double grad_row;
   void* rows;            // (r, n) contiguous Real, or null
   double* total;         // the sum of all rows, or null

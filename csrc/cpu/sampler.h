@@ -1,8 +1,8 @@
 // Weights of a tile of rows at one location: mu (rows, b), each row summing to one.
 //
-// Gammas are drawn in straight line for whole vectors, two per Philox block; the few that are rejected, and all those of
-// subsets (m < b), are drawn from a list of elements, a vector of elements at a time.
-// Cost per gamma: half a Philox block, 2.5 logarithms, 1 exponential, half a square root; about 2 % are drawn again.
+// Gammas are drawn in straight line for whole vectors, two per Philox block; the few that are rejected, and all those
+// of subsets (m < b), are drawn from a list of elements, a vector of elements at a time. Cost per gamma: half a Philox
+// block, 2.5 logarithms, 1 exponential, half a square root; about 2 % are drawn again.
 #pragma once
 
 #include <algorithm>
@@ -16,8 +16,8 @@
 namespace multimix {
 namespace MULTIMIX_ISA {
 
-// The 64-bit words of Philox spread over the lanes of Real: for float two vectors of blocks, whose low halves are merged
-// into the even and odd 32-bit lanes; for double one.
+// The 64-bit words of Philox spread over the lanes of Real: for float two vectors of blocks, whose low halves are
+// merged into the even and odd 32-bit lanes; for double one.
 template <class Real>
 struct Blocks;
 
@@ -47,8 +47,8 @@ struct Blocks<double> {
   }
 };
 
-// Draws in Real, and in log space if Real is double: ln G, then the exponential relative to the row's maximum, so that no
-// row is all zero however small the concentrations.
+// Draws in Real, and in log space if Real is double: ln G, then the exponential relative to the row's maximum, so that
+// no row is all zero however small the concentrations.
 template <class Real>
 class Sampler {
   using S = Simd<Real>;
@@ -73,8 +73,9 @@ class Sampler {
   static int64_t stride(int64_t b) { return (b + 1) / 2 * 2; }
   static constexpr int64_t padding() { return 4 * N; }
 
-  // Fills rows [first, first + rows) of the draw: tile[row * stride + example]. If plain is given, it gets the derivative
-  // of mu with respect to attention apart from the normalisation, lambda / sum(a lambda), zero in rows without attention.
+  // Fills rows [first, first + rows) of the draw: tile[row * stride + example]. If plain is given, it gets the
+  // derivative of mu with respect to attention apart from the normalisation, lambda / sum(a lambda), zero in rows
+  // without attention.
   void draw(int64_t location, int64_t first, int64_t rows, Real* tile, Real* plain) {
     location_ = uint32_t(location);
     first_ = draw_.row_offset + uint64_t(first);
@@ -111,7 +112,8 @@ class Sampler {
   }
 
   Words<uint64_t> scalar_words(uint64_t row, Purpose purpose, uint32_t block) const {
-    return philox<ScalarWords, uint64_t>({block, location_word(location_, purpose, 0), row & 0xFFFFFFFFu, row >> 32}, draw_.seed);
+    return philox<ScalarWords, uint64_t>({block, location_word(location_, purpose, 0), row & 0xFFFFFFFFu, row >> 32},
+                                         draw_.seed);
   }
 
   double row_concentration(uint64_t row) const {
@@ -137,8 +139,7 @@ class Sampler {
     const U word = splat<U>(location_word(location_, kSubset, 0));
     const U row_low = splat<U>(uint32_t(first_ + row)), row_high = splat<U>(uint32_t((first_ + row) >> 32));
     for (int64_t first = 0; first < draw_.b; first += 4 * N) {
-      const Words<U> w =
-          Blocks<Real>::draw(iota<U>() + uint32_t(first / 4), word, row_low, row_high, draw_.seed);
+      const Words<U> w = Blocks<Real>::draw(iota<U>() + uint32_t(first / 4), word, row_low, row_high, draw_.seed);
       const U lanes[4] = {w.w0, w.w1, w.w2, w.w3};
       const int64_t last = std::min(first + 4 * N, draw_.b);
       for (int64_t i = first; i < last; ++i) {
@@ -240,8 +241,8 @@ class Sampler {
     }
   }
 
-  // One attempt for every pending element; those rejected stay pending. A candidate that is rejected is stored too: after
-  // the last attempt it is taken.
+  // One attempt for every pending element; those rejected stay pending. A candidate that is rejected is stored too:
+  // after the last attempt it is taken.
   void draw_pending(uint32_t attempt, Real* tile) {
     size_t kept = 0;
     for (size_t done = 0; done < pending_.size(); done += N) {
@@ -384,32 +385,6 @@ class Sampler {
   Vector<Real> d_, q_, exponent_, log_d_;
   Vector<uint64_t> keys_;
   Vector<Element> pending_;
-};
-
-// Weights in Real, drawn in DrawReal.
-template <class Real, class DrawReal>
-class TileSampler {
- public:
-  TileSampler(const Draw& draw, int64_t max_rows)
-      : sampler_(draw, max_rows), stride_(Sampler<Real>::stride(draw.b)) {
-    if constexpr (!std::is_same_v<Real, DrawReal>)
-      for (auto* values : {&mu_, &plain_}) values->resize(max_rows * stride_ + Sampler<DrawReal>::padding());
-  }
-
-  void draw(int64_t location, int64_t first, int64_t rows, Real* mu, Real* plain) {
-    if constexpr (std::is_same_v<Real, DrawReal>) {
-      sampler_.draw(location, first, rows, mu, plain);
-    } else {
-      sampler_.draw(location, first, rows, mu_.data(), plain ? plain_.data() : nullptr);
-      std::copy_n(mu_.data(), rows * stride_, mu);
-      if (plain) std::copy_n(plain_.data(), rows * stride_, plain);
-    }
-  }
-
- private:
-  Sampler<DrawReal> sampler_;
-  int64_t stride_;
-  Vector<DrawReal> mu_, plain_;
 };
 
 }  // namespace MULTIMIX_ISA

@@ -1,7 +1,7 @@
 // How rows are shared out: fixed by the shapes alone, so that results do not depend on the number of threads.
 //
-// The rows of each location are cut into groups; a group is one task, works in tiles of rows that stay in cache, and has
-// partial gradients of its own, which are added up in order. Locations are taken in waves that bound the memory.
+// The rows of each location are cut into groups; a group is one task, works in tiles of rows that stay in cache, and
+// has partial gradients of its own, which are added up in order. Locations are taken in waves that bound the memory.
 #pragma once
 
 #include <algorithm>

@@ -19,7 +19,7 @@ MULTIMIX_INLINE V polynomial(V x, const T (&c)[n]) {
 
 // ln x for normal x > 0: x = 2^k m with m in [2/3, 4/3).
 MULTIMIX_INLINE F32 log(F32 x) {
-  constexpr float p[] = {0x1.55551p-2f, -0x1.fffe68p-3f, 0x1.99cce8p-3f, -0x1.55b688p-3f,
+  constexpr float p[] = {0x1.55551p-2f,  -0x1.fffe68p-3f, 0x1.99cce8p-3f, -0x1.55b688p-3f,
                          0x1.1f04fap-3f, -0x1.f05c36p-4f, 0x1.1d9d7cp-3f, -0x1.0dee1ep-3f};
   const I32 bits = (I32)x;
   const I32 k = (I32)((U32)bits - 0x3F2AAAABu) >> 23;
@@ -32,7 +32,8 @@ MULTIMIX_INLINE F32 log(F32 x) {
 
 MULTIMIX_INLINE F64 log(F64 x) {
   // ln m = 2 artanh s with s = (m - 1) / (m + 1), |s| <= 1/5.
-  constexpr double p[] = {1.0 / 3, 1.0 / 5, 1.0 / 7, 1.0 / 9, 1.0 / 11, 1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21};
+  constexpr double p[] = {1.0 / 3,  1.0 / 5,  1.0 / 7,  1.0 / 9,  1.0 / 11,
+                          1.0 / 13, 1.0 / 15, 1.0 / 17, 1.0 / 19, 1.0 / 21};
   const I64 bits = (I64)x;
   const I64 k = (I64)((U64)bits - 0x3FE5555555555555ull) >> 52;
   const F64 f = (F64)((U64)bits - ((U64)k << 52)) - 1.0;
@@ -48,7 +49,7 @@ MULTIMIX_INLINE F64 log(F64 x) {
 MULTIMIX_INLINE F32 exp(F32 x) {
   constexpr float p[] = {0x1p-1f, 0x1.55549p-3f, 0x1.55545ep-5f, 0x1.123b4ep-7f, 0x1.6db3ep-10f};
   x = x < -87.33f ? splat<F32>(-87.33f) : x;  // keeps NaN
-  const F32 magic = splat<F32>(0x1.8p23f);  // adding it rounds to an integer, in the low bits
+  const F32 magic = splat<F32>(0x1.8p23f);    // adding it rounds to an integer, in the low bits
   const F32 shifted = x * 0x1.715476p0f + magic;
   const F32 n = shifted - magic;
   const F32 r = (x - n * 0x1.62E4p-1f) - n * 0x1.7F7D1Cp-20f;
@@ -57,8 +58,9 @@ MULTIMIX_INLINE F32 exp(F32 x) {
 }
 
 MULTIMIX_INLINE F64 exp(F64 x) {
-  constexpr double p[] = {1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880,
-                          1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
+  constexpr double p[] = {1.0 / 2,         1.0 / 6,          1.0 / 24,         1.0 / 120,     1.0 / 720,
+                          1.0 / 5040,      1.0 / 40320,      1.0 / 362880,     1.0 / 3628800, 1.0 / 39916800,
+                          1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
   x = x < -708.3 ? splat<F64>(-708.3) : x;
   const F64 magic = splat<F64>(0x1.8p52);
   const F64 shifted = x * 0x1.71547652b82fep0 + magic;
@@ -88,10 +90,10 @@ MULTIMIX_INLINE void sincos_turn(U32 w, F32& cosine, F32& sine) {
 }
 
 MULTIMIX_INLINE void sincos_turn(U64 w, F64& cosine, F64& sine) {
-  constexpr double ps[] = {-1.0 / 6, 1.0 / 120, -1.0 / 5040, 1.0 / 362880, -1.0 / 39916800, 1.0 / 6227020800,
-                           -1.0 / 1307674368000, 1.0 / 355687428096000};
-  constexpr double pc[] = {1.0 / 24, -1.0 / 720, 1.0 / 40320, -1.0 / 3628800, 1.0 / 479001600, -1.0 / 87178291200,
-                           1.0 / 20922789888000, -1.0 / 6402373705728000};
+  constexpr double ps[] = {-1.0 / 6,        1.0 / 120,        -1.0 / 5040,          1.0 / 362880,
+                           -1.0 / 39916800, 1.0 / 6227020800, -1.0 / 1307674368000, 1.0 / 355687428096000};
+  constexpr double pc[] = {1.0 / 24,        -1.0 / 720,         1.0 / 40320,          -1.0 / 3628800,
+                           1.0 / 479001600, -1.0 / 87178291200, 1.0 / 20922789888000, -1.0 / 6402373705728000};
   w &= 0xFFFFFFFFull;
   const U64 quadrant = (w + 0x20000000ull) >> 30;
   const F64 a = __builtin_convertvector((I64)(w - (quadrant << 30)), F64) * 0x1.921fb54442d18p-30;
@@ -103,13 +105,21 @@ MULTIMIX_INLINE void sincos_turn(U64 w, F64& cosine, F64& sine) {
 // The functions as stream.h takes them.
 struct VectorMath {
   template <class V>
-  static MULTIMIX_INLINE V product(V a, uint32_t b) { return MULTIMIX_ISA::product(a, b); }
+  static MULTIMIX_INLINE V product(V a, uint32_t b) {
+    return MULTIMIX_ISA::product(a, b);
+  }
   template <class V>
-  static MULTIMIX_INLINE V log(V x) { return MULTIMIX_ISA::log(x); }
+  static MULTIMIX_INLINE V log(V x) {
+    return MULTIMIX_ISA::log(x);
+  }
   template <class V>
-  static MULTIMIX_INLINE V exp(V x) { return MULTIMIX_ISA::exp(x); }
+  static MULTIMIX_INLINE V exp(V x) {
+    return MULTIMIX_ISA::exp(x);
+  }
   template <class V>
-  static MULTIMIX_INLINE V max(V a, V b) { return MULTIMIX_ISA::max(a, b); }
+  static MULTIMIX_INLINE V max(V a, V b) {
+    return MULTIMIX_ISA::max(a, b);
+  }
 };
 
 }  // namespace MULTIMIX_ISA
