@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 SOURCES := setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
 
-.PHONY: setup demo test test-all test-sanitized lint bench clean
+.PHONY: setup demo test test-all test-sanitized lint bench gpu clean
 
 setup: $(VENV)/installed
 
@@ -51,9 +51,14 @@ test-sanitized: setup
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*/*.h csrc/*/*.cpp
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
+
+# On a machine with a GPU, in the Python that is there: nothing is installed. Elsewhere it is a rehearsal.
+gpu:
+	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info multimix_kernels/backends/lib

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from tqdm import tqdm
 
 import multimix_kernels as mk
 
@@ -14,6 +13,7 @@ from . import memory, plots, tables
 from .cases import CASES, DTYPES, MODES
 from .floors import Rates, measure_rates
 from .peers import all_peers, default_peers, missing_reason
+from .progress import tqdm
 from .results import RESULTS, Recorder, ok
 from .sampler import measure_samplers
 from .steps import StepRunner

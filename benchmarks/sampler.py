@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 
 import multimix_kernels as mk
@@ -30,6 +29,8 @@ def samplers(device: torch.device, backends: list[str]) -> dict[str, Callable[[i
     found["torch Dirichlet"] = torch_dirichlet
     if device.type != "cpu":
         return found
+    import numpy as np  # which a machine with a GPU may lack
+
     rng = np.random.default_rng(0)
     # One concentration for all rows: Generator.dirichlet takes no more. Not 1, which is a special case there.
     concentrations = np.full(B, (low + high) / 2)
