@@ -7,8 +7,9 @@ from types import MappingProxyType
 
 import torch
 
-from . import native
+from . import native, triton
 from .reference import operators as reference_operators
+from .triton import operators as triton_operators
 
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 ENVIRONMENT_VARIABLE = "MULTIMIX_BACKEND"
@@ -24,6 +25,7 @@ class Backend:
     reason: str | None  # why it is not available here, in one sentence; None if it is
     operators: object | None = None  # None: a compiled library registers the implementations
     mixes_embeddings: bool = False  # follows the order of the paper instead of mixing scores
+    by_default: bool = True  # whether it may be chosen without being named
 
     @property
     def namespace(self) -> str:
@@ -35,12 +37,12 @@ class Backend:
         return (not self.devices or device.type in self.devices) and dtype in self.dtypes
 
 
-# Best first.
+# Best first. No GPU has run the Triton kernels yet: they have to be named.
 TABLE: Mapping[str, Backend] = MappingProxyType({
     row.name: row
     for row in (
         Backend("cuda", ("cuda",), LOW, "this version has no CUDA kernels yet"),
-        Backend("triton", ("cuda",), LOW, "this version has no Triton kernels yet"),
+        Backend("triton", triton.DEVICES, LOW, triton.missing(), triton_operators, by_default=False),
         Backend("cpu", ("cpu",), (*LOW, torch.float64), native.missing("cpu")),
         Backend("reference", (), (*LOW, torch.float64), None, reference_operators, mixes_embeddings=True),
     )
@@ -80,7 +82,7 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Backen
         name, source = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
     if name is None:
         for row in TABLE.values():
-            if row.accepts(device, dtype) and row.reason is None:
+            if row.by_default and row.reason is None and row.accepts(device, dtype):
                 return row
         raise ValueError(f"input: no backend takes dtype {dtype} on device {device.type}")
     if name not in TABLE:

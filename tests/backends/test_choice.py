@@ -92,7 +92,10 @@ def test_wrong_device_or_dtype_is_refused(monkeypatch):
         with pytest.raises(ValueError, match="'triton' takes float32, bfloat16, float16 on cuda"):
             choose("triton", device, dtype)
     assert choose(None, CPU, torch.float32).name != "triton"
-    assert choose(None, torch.device("cuda"), torch.float16) is present
+    assert choose(None, torch.device("cuda"), torch.float16).name == "reference", "it has to be named"
+    assert choose("triton", torch.device("cuda"), torch.float16) is present
+    monkeypatch.setattr(backends, "TABLE", {**TABLE, "triton": replace(present, by_default=True)})
+    assert choose(None, torch.device("cuda"), torch.float16).name == "triton"
     assert choose(None, torch.device("cuda"), torch.float64).name == "reference"
 
 

@@ -1,0 +1,139 @@
+"""Fixed configurations: tile shapes, warps and stages for each family of GPUs. Nothing is tuned at run time."""
+
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import INTERPRET
+
+OPERANDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
+
+def power_of_two(x: int) -> int:
+    """The smallest power of two that is at least x."""
+    return 1 << max(0, x - 1).bit_length()
+
+
+def unit(stride: int) -> int:
+    """The largest of 16, 8, 4, 2 and 1 that divides a stride."""
+    return next(u for u in (16, 8, 4, 2, 1) if stride % u == 0)
+
+
+def on_device(x: Tensor):
+    """Kernels are launched on the current device."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+@dataclass(frozen=True)
+class PairTile:
+    """Shape (registers, rows, groups) of a tile of pairs of examples; see `stream`."""
+
+    registers: int
+    rows: int
+    groups: int
+    warps: int
+
+
+SCRATCH_BYTES = 16 << 20  # the weights of a super-block: a part of the L2 cache
+PARTIAL_BYTES = 12 << 20  # partial sums of gradients
+ADD_UP_TILE = 32
+# The most examples times classes (both padded to powers of two) that stay on chip without spilled registers.
+ON_CHIP = {"bf16": 128 * 128, "fp16": 128 * 128, "tf32": 128 * 32, "fp32": 128 * 32}
+
+
+@dataclass(frozen=True)
+class Small:
+    """Of `mixed_small`: its pair tile, padded classes, and programs per multiprocessor."""
+
+    pair: PairTile
+    classes: int
+    occupancy: int
+
+
+@dataclass(frozen=True)
+class Large:
+    """Of `mixed_large`: rows, classes and examples of a tile; programs per multiprocessor."""
+
+    rows: int
+    classes: int
+    depth: int
+    warps: int
+    stages: int
+    occupancy: int
+
+
+@dataclass(frozen=True)
+class Family:
+    """GPUs that share their configurations."""
+
+    lanes: int  # threads of a warp
+    large: dict[str, Large]  # mixed_large and mix
+    two_accumulators: dict[str, Large]  # their gradients by the weights, and mixing
+    soft: dict[str, Large]
+
+    def pair_tile(self, b: int, rows: int, warps: int, most: int = 16) -> PairTile:
+        """The pairs of b examples in `rows` rows: as many in the registers of a thread as its warps leave."""
+        pairs = power_of_two((b + 1) // 2)
+        registers = min(most, max(1, pairs * rows // (self.lanes * warps)), pairs)
+        return PairTile(registers, rows, pairs // registers, warps)
+
+    def sampler(self, b: int, wide: bool) -> PairTile:
+        """Programs of one warp wait for no other warp's rejects: 32 weights per thread, 8 in float64."""
+        most = 4 if wide else 16
+        pairs = power_of_two((b + 1) // 2)
+        warps = min(8, max(1, pairs // (self.lanes * most)))
+        rows = 64 if INTERPRET else max(1, self.lanes * most * warps // pairs)
+        return self.pair_tile(b, min(rows, 32), warps, most)
+
+    def mixed_small(self, b: int, c: int, operand: str) -> Small | None:
+        """None where a row tile's examples and classes do not fit on chip."""
+        examples, classes = power_of_two(max(16, b)), power_of_two(max(16, c))
+        if examples * classes > ON_CHIP[operand] or max(examples, classes) > 256:
+            return None
+        warps = 4 if examples * classes <= 128 * 16 and operand in ("bf16", "fp16") else 8
+        return Small(self.pair_tile(examples, 64 if INTERPRET else 16, warps), classes, 8 // warps)
+
+
+def _low(large: Large) -> dict[str, Large]:
+    return {"bf16": large, "fp16": large}
+
+
+# IEEE float32 has no matrix instructions on NVIDIA GPUs: small tiles, as all is unrolled.
+_WIDE = {"tf32": Large(64, 64, 64, 8, 1, 2), "fp32": Large(32, 64, 32, 4, 1, 4)}
+NVIDIA = Family(
+    lanes=32,
+    large=_WIDE | _low(Large(rows=128, classes=128, depth=128, warps=8, stages=2, occupancy=1)),
+    two_accumulators=_WIDE | _low(Large(64, 64, 128, 8, 1, 1)),
+    soft=_WIDE | _low(Large(64, 64, 64, 4, 2, 2)),
+)
+CDNA = Family(  # 64 KiB of shared memory
+    lanes=64,
+    large=_WIDE | _low(Large(rows=64, classes=128, depth=64, warps=4, stages=1, occupancy=2)),
+    two_accumulators=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
+    soft=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
+)
+
+
+def options(warps: int, stages: int, hip: bool = torch.version.hip is not None) -> dict:
+    """Launch options. FP fusion is set, as its default depends on Triton; all registers may be used."""
+    return dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True) | ({} if hip else dict(maxnreg=255))
+
+
+def family() -> Family:
+    """That of the GPUs here."""
+    return CDNA if torch.version.hip else NVIDIA
+
+
+def programs(x: Tensor) -> int:
+    """Multiprocessors."""
+    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
+
+
+def operand(x: Tensor) -> str:
+    """How matrix products read x: float32 by PyTorch's setting of their precision."""
+    # AMD's matrix instructions take float32 as it is.
+    if x.dtype == torch.float32 and x.is_cuda and not torch.version.hip:
+        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
+    return OPERANDS[x.dtype]

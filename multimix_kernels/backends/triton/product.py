@@ -1,0 +1,32 @@
+"""Matrix products of the operand types: "bf16", "fp16", "fp32" (IEEE), and "tf32"."""
+
+import triton
+import triton.language as tl
+
+from .stream import INTERPRET
+
+
+@triton.jit
+def round_operand(x, OPERAND: tl.constexpr):
+    """As a matrix product will read it: "tf32" rounds to nearest here, as the hardware would cut bits off."""
+    if OPERAND == "bf16":
+        result = x.to(tl.bfloat16)
+    elif OPERAND == "fp16":
+        result = x.to(tl.float16)
+    elif OPERAND == "tf32":
+        result = ((x.to(tl.float32).to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
+    else:
+        result = x.to(tl.float32)
+    return result
+
+
+@triton.jit
+def dot(x, y, accumulator, OPERAND: tl.constexpr):
+    """accumulator + x @ y, in float32."""
+    if INTERPRET:  # the interpreter multiplies the bits of bfloat16
+        result = tl.dot(x.to(tl.float32), y.to(tl.float32), accumulator, input_precision="ieee")
+    elif OPERAND == "tf32":
+        result = tl.dot(x, y, accumulator, input_precision="tf32")
+    else:
+        result = tl.dot(x, y, accumulator, input_precision="ieee")
+    return result
