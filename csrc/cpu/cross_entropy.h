@@ -6,6 +6,7 @@
 
 #include "attention.h"
 #include "loss_tile.h"
+#include "partial_gradients.h"
 #include "tile_sampler.h"
 
 namespace multimix {
@@ -28,21 +29,28 @@ class CrossEntropy {
         stride_(Sampler<Real>::stride(b_)),
         scores_size_(mixes_ ? Panels<Real>::size(b_, c_) : 0),
         transposed_size_(mixes_ && attention_grad_ ? Panels<Real>::size(c_, b_) : 0),
-        gradient_size_((mixes_ && operand_grad_ ? Panels<Real>::size(b_, c_) : 0) + (attention_grad_ ? b_ : 0)),
+        gradient_columns_(mixes_ && operand_grad_ ? c_ : 0),
         schedule_(draw_.n, draw_.r,
                   LossTile<Real>::row_bytes(targets_, attention_grad_) +
                       stride_ * int64_t(sizeof(Real)) * (attention_grad_ ? 2 : 1),
-                  (scores_size_ + transposed_size_) * sizeof(Real), gradient_size_ * sizeof(Real)),
+                  (scores_size_ + transposed_size_) * sizeof(Real),
+                  PartialGradients<Real>::size(b_, gradient_columns_, attention_grad_) * sizeof(Real)),
         scores_(schedule_.wave * (scores_size_ + transposed_size_)),
-        gradients_(schedule_.wave * schedule_.groups * gradient_size_),
+        gradients_(schedule_, b_, gradient_columns_, attention_grad_),
         totals_(draw_.r * schedule_.groups) {
     for (int64_t first = 0; first < draw_.r; first += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first);
       first_ = first;
       if (mixes_) parallel(run, count * b_, [&](int64_t k) { pack(k / b_, k % b_); });
       parallel(run, count * schedule_.groups, [&](int64_t k) { work(k / schedule_.groups, k % schedule_.groups); });
-      if (mixes_ && operand_grad_) parallel(run, count * b_, [&](int64_t k) { add_up_operand(k / b_, k % b_); });
-      if (attention_grad_) parallel(run, count, [&](int64_t k) { add_up_attention(k); });
+      if (gradient_columns_)
+        parallel(run, count * b_, [&](int64_t k) {
+          gradients_.add_up_operand(k / b_, k % b_, static_cast<Real*>(job_.grad_operand) + (first_ * b_ + k) * c_);
+        });
+      if (attention_grad_)
+        parallel(run, count, [&](int64_t k) {
+          gradients_.add_up_attention(k, static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
+        });
     }
     if (job_.total) {
       double total = 0;
@@ -56,10 +64,6 @@ class CrossEntropy {
   Panels<Real> transposed(int64_t k) const {
     return {scores_.get() + k * (scores_size_ + transposed_size_) + scores_size_, c_, b_};
   }
-  Real* gradient(int64_t k, int64_t group) const {
-    return gradients_.get() + (k * schedule_.groups + group) * gradient_size_;
-  }
-  Real* attention_gradient(int64_t k, int64_t group) const { return gradient(k, group) + gradient_size_ - b_; }
 
   // A number to take from all of an example's scores: neither the loss nor the gradient changes. It keeps the digits of
   // scores that share a large offset, and leaves others as they are, since subtracting rounds.
@@ -100,7 +104,7 @@ class CrossEntropy {
     Real* plain = attention_grad_ ? mu + size : nullptr;
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);
     LossTile<Real> tile(targets_, schedule_.tile, attention_grad_);
-    if (attention_grad_) std::fill(attention_gradient(k, group), attention_gradient(k, group) + b_, Real(0));
+    if (attention_grad_) gradients_.clear_attention(k, group);
     Vector<Real> row_gradients(schedule_.tile, Real(job_.grad_row));
     const bool want_gradient = operand_grad_ || attention_grad_;
     double total = 0;
@@ -140,7 +144,7 @@ class CrossEntropy {
 
   void add_gradient(int64_t k, int64_t group, int64_t rows, const Real* mu, const LossTile<Real>& tile,
                     bool accumulate) const {
-    const Panels<Real> g(gradient(k, group), b_, c_);
+    const Panels<Real> g = gradients_.operand(k, group);
     const auto product = accumulate ? panel_product<Real, true> : panel_product<Real, false>;
     for (int64_t p = 0; p < g.count(); ++p)
       product(b_, g.width(p), rows, {mu, 1, stride_}, tile.logits.panel(p), g.panel(p));
@@ -161,19 +165,7 @@ class CrossEntropy {
         for (int64_t p = 0; p < tile.logits.count(); ++p)
           LossTile<Real>::add_product(rows, tile.examples.width(q), tile.logits.width(p), tile.logits.panel(p),
                                       transposed(k).panel(q) + p * P * P, tile.examples.panel(q), true);
-    add_centred(rows, b_, mu, plain, stride_, tile.examples, attention_gradient(k, group));
-  }
-
-  void add_up_operand(int64_t k, int64_t i) const {
-    Real* to = static_cast<Real*>(job_.grad_operand) + ((first_ + k) * b_ + i) * c_;
-    for (int64_t p = 0; p < Panels<Real>::count(c_); ++p)
-      add_up_row(gradient(k, 0) + p * round_up(b_, kRows) * P + i * P, gradient_size_, schedule_.groups,
-                 std::min(P, c_ - p * P), to + p * P);
-  }
-
-  void add_up_attention(int64_t k) const {
-    add_up_row(attention_gradient(k, 0), gradient_size_, schedule_.groups, b_,
-               static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
+    add_centred(rows, b_, mu, plain, stride_, tile.examples, gradients_.attention(k, group));
   }
 
   static constexpr Real kPadding = std::numeric_limits<Real>::lowest() / 4;
@@ -183,9 +175,10 @@ class CrossEntropy {
   int64_t b_, c_;
   bool mixes_, operand_grad_, attention_grad_;
   Targets<Real> targets_;
-  int64_t stride_, scores_size_, transposed_size_, gradient_size_;
+  int64_t stride_, scores_size_, transposed_size_, gradient_columns_;
   Schedule schedule_;
-  Buffer<Real> scores_, gradients_;
+  Buffer<Real> scores_;
+  PartialGradients<Real> gradients_;
   Vector<double> totals_;
   int64_t first_ = 0;  // location of the wave
 };

@@ -4,6 +4,7 @@
 
 #include "attention.h"
 #include "elements.h"
+#include "partial_gradients.h"
 #include "schedule.h"
 #include "tile_sampler.h"
 
@@ -26,27 +27,30 @@ class Mix {
         stride_(Sampler<Real>::stride(b_)),
         values_size_(backward_ ? 0 : Panels<Real>::size(b_, d_)),
         transposed_size_(attention_grad_ ? Panels<Real>::size(d_, b_) : 0),
-        gradient_size_((values_grad_ ? Panels<Real>::size(b_, d_) : 0) + (attention_grad_ ? b_ : 0)),
+        gradient_columns_(values_grad_ ? d_ : 0),
         schedule_(draw_.n, draw_.r,
                   (stride_ * (attention_grad_ ? 2 : 1) + P + (attention_grad_ ? b_ + P : 0)) * sizeof(Real),
-                  (values_size_ + transposed_size_) * sizeof(Real), gradient_size_ * sizeof(Real)),
+                  (values_size_ + transposed_size_) * sizeof(Real),
+                  PartialGradients<Real>::size(b_, gradient_columns_, attention_grad_) * sizeof(Real)),
         values_(schedule_.wave * (values_size_ + transposed_size_)),
-        gradients_(schedule_.wave * schedule_.groups * gradient_size_) {
+        gradients_(schedule_, b_, gradient_columns_, attention_grad_) {
     for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first_);
       parallel(run, count, [&](int64_t k) { pack(k); });
       parallel(run, count * schedule_.groups, [&](int64_t k) { work(k / schedule_.groups, k % schedule_.groups); });
-      if (values_grad_) parallel(run, count * b_, [&](int64_t k) { add_up_values(k / b_, k % b_); });
-      if (attention_grad_) parallel(run, count, [&](int64_t k) { add_up_attention(k); });
+      if (gradient_columns_)
+        parallel(run, count * b_, [&](int64_t k) {
+          gradients_.add_up_operand(k / b_, k % b_, static_cast<Real*>(job_.grad_values) + (first_ * b_ + k) * d_);
+        });
+      if (attention_grad_)
+        parallel(run, count, [&](int64_t k) {
+          gradients_.add_up_attention(k, static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
+        });
     }
   }
 
  private:
   Real* shared(int64_t k) const { return values_.get() + k * (values_size_ + transposed_size_); }
-  Real* gradient(int64_t k, int64_t group) const {
-    return gradients_.get() + (k * schedule_.groups + group) * gradient_size_;
-  }
-  Real* attention_gradient(int64_t k, int64_t group) const { return gradient(k, group) + gradient_size_ - b_; }
 
   void pack(int64_t k) const {
     if (values_size_ + transposed_size_ == 0) return;
@@ -72,14 +76,14 @@ class Mix {
     Real* plain = attention_grad_ ? mu + size : nullptr;
     Panels<Real> panel(memory.get(), tile, P), examples(mu + size * 2, tile, b_);
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);
-    if (attention_grad_) std::fill(attention_gradient(k, group), attention_gradient(k, group) + b_, Real(0));
+    if (attention_grad_) gradients_.clear_attention(k, group);
     for (int64_t at = first; at < last; at += schedule_.tile) {
       const int64_t rows = std::min(schedule_.tile, last - at);
       sampler.draw(location, at, rows, mu, plain);
       for (int64_t p = 0; p < Panels<Real>::count(d_); ++p)
         backward_ ? differentiate(k, group, at, rows, p, mu, panel, examples, at > first)
                   : mix(k, at, rows, p, mu, panel);
-      if (attention_grad_) add_centred(rows, b_, mu, plain, stride_, examples, attention_gradient(k, group));
+      if (attention_grad_) add_centred(rows, b_, mu, plain, stride_, examples, gradients_.attention(k, group));
     }
   }
 
@@ -97,7 +101,7 @@ class Mix {
     for (int64_t row = 0; row < rows; ++row)
       read_row(job_.grad, first_ + k, at + row, p * P, width, panel.data + row * P);
     if (values_grad_) {
-      const Panels<Real> g(gradient(k, group), b_, d_);
+      const Panels<Real> g = gradients_.operand(k, group);
       (accumulate ? panel_product<Real, true> : panel_product<Real, false>)(b_, width, rows, {mu, 1, stride_},
                                                                             panel.data, g.panel(p));
     }
@@ -109,25 +113,14 @@ class Mix {
                                                                        examples.panel(q));
   }
 
-  void add_up_values(int64_t k, int64_t i) const {
-    Real* to = static_cast<Real*>(job_.grad_values) + ((first_ + k) * b_ + i) * d_;
-    for (int64_t p = 0; p < Panels<Real>::count(d_); ++p)
-      add_up_row(gradient(k, 0) + p * round_up(b_, kRows) * P + i * P, gradient_size_, schedule_.groups,
-                 std::min(P, d_ - p * P), to + p * P);
-  }
-
-  void add_up_attention(int64_t k) const {
-    add_up_row(attention_gradient(k, 0), gradient_size_, schedule_.groups, b_,
-               static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
-  }
-
   const MixJob& job_;
   const Draw& draw_;
   int64_t b_, d_;
   bool backward_, values_grad_, attention_grad_;
-  int64_t stride_, values_size_, transposed_size_, gradient_size_;
+  int64_t stride_, values_size_, transposed_size_, gradient_columns_;
   Schedule schedule_;
-  Buffer<Real> values_, gradients_;
+  Buffer<Real> values_;
+  PartialGradients<Real> gradients_;
   int64_t first_ = 0;  // location of the wave
 };
 

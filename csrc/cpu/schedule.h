@@ -28,14 +28,6 @@ void parallel(ParallelFor run, int64_t count, const Body& body) {
       const_cast<void*>(static_cast<const void*>(&body)));
 }
 
-// to = the sum of the groups' partial rows, in the groups' order.
-template <class Real>
-void add_up_row(const Real* partial, int64_t group_stride, int64_t groups, int64_t count, Real* to) {
-  std::copy_n(partial, count, to);
-  for (int64_t group = 1; group < groups; ++group)
-    for (int64_t j = 0; j < count; ++j) to[j] += partial[group * group_stride + j];
-}
-
 struct Schedule {
   int64_t tile;    // rows of a tile
   int64_t groups;  // of each location
