@@ -22,11 +22,13 @@ def main(arguments: list[str] | None = None, steps: list[Step] | None = None) ->
     chosen = [s for s in steps if s.name == FIRST or (s.name in only and s.name not in options.skip)]
     folder = options.out.resolve()
     session = Session(steps, chosen, folder, options.minutes)
-    before = signal.signal(signal.SIGTERM, _interrupt)
+    # Both: what a shell starts in the background ignores SIGINT, and Python then does too.
+    before = {number: signal.signal(number, _interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         exit_code = session.run()
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
     print(f"\n{session.summary.text()}\n")
     if exit_code == 130:
         print("Interrupted; what was finished is kept.")
