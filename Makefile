@@ -9,9 +9,10 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-SOURCES := setup.py pyproject.toml $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp)
+CODE := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+SOURCES := setup.py pyproject.toml $(CODE)
 
-.PHONY: setup demo test test-all test-sanitized lint bench gpu clean
+.PHONY: setup demo test test-all test-sanitized lint bench gpu wheel audit clean
 
 setup: $(VENV)/installed
 
@@ -43,7 +44,7 @@ test-all: setup
 SANITIZED := build/sanitized
 SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O1
 test-sanitized: setup
-	CXXFLAGS="$(SANITIZERS)" $(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp build/temp.sanitized
+	MULTIMIX_BUILD=cpu CXXFLAGS="$(SANITIZERS)" $(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp build/temp.sanitized
 	cp -r tests pyproject.toml $(SANITIZED)
 	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
@@ -51,7 +52,7 @@ test-sanitized: setup
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror csrc/*.h csrc/*/*.h csrc/*/*.cpp
+	$(BIN)/clang-format --dry-run --Werror $(CODE)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -59,6 +60,24 @@ bench: setup
 # On a machine with a GPU, in the Python that is there: nothing is installed. Elsewhere it is a rehearsal.
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
+
+# A wheel in dist/, for GPUs by name or architecture; none has to be here. GPU=cpu: without the CUDA library; GPU=all:
+# for the default architectures.
+GPU ?=
+wheel: $(VENV)/wheels
+	$(if $(GPU),,$(error make wheel GPU=...: cpu, all, or one or more of a100 a10 rtx3090 l4 rtx4090 h100 h200 b200 \
+	  rtx5090, e.g. GPU=h200, GPU=a100,h100, GPU="8.0;9.0a"))
+	MULTIMIX_LOCAL_VERSION=auto MULTIMIX_BUILD=$(if $(filter cpu,$(GPU)),cpu,cuda) \
+	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' $(BIN)/python -m build --wheel --no-isolation
+
+# Whether the wheels in dist/ are what they say they are.
+audit: $(VENV)/wheels
+	$(BIN)/python -m benchmarks.packaging dist/*.whl
+	for wheel in $(wildcard dist/*.sm*.whl); do $(BIN)/python -m benchmarks.cuda_report $$wheel || exit 1; done
+
+$(VENV)/wheels: $(VENV)/torch
+	$(PIP) install 'build>=1' $(if $(filter Linux,$(shell uname)),nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
+	touch $@
 
 clean:
 	rm -rf $(VENV) build dist out *.egg-info multimix_kernels/backends/lib

@@ -1,35 +1,60 @@
 """Builds the compiled libraries with ninja, against the torch that is installed.
 
-MULTIMIX_BUILD  auto (default): the C++ library for the CPU, if there is a C++17 compiler; the package installs without
-                it and says why. cpu: that library, or fail. none: Python only.
-CXX             the compiler; MAX_JOBS: compilations at a time.
+MULTIMIX_BUILD         auto (default): the C++ library for the CPU, if there is a C++17 compiler (the package installs
+                       without it and says why), and the CUDA library where TORCH_CUDA_ARCH_LIST is set, or where there
+                       are nvcc and a torch with CUDA. cpu: the former, or fail. cuda: both, or fail. none: Python only.
+TORCH_CUDA_ARCH_LIST   GPUs to build for, as PyTorch reads it ("8.0;9.0a", "9.0 12.0+PTX"), or by name ("a100,h200");
+                       default: those of DEFAULT_ARCHITECTURES that nvcc knows, and PTX of the newest.
+CUDA_HOME, CUDA_PATH   where nvcc 12.8 or later is; otherwise PATH, PyPI's cuda-toolkit[nvcc,cudart], /usr/local/cuda.
+CXX, NVCC_CCBIN        the compiler; another one for nvcc. CXXFLAGS, LDFLAGS, NVCC_APPEND_FLAGS: more flags.
+MAX_JOBS               compilations at a time; default: one for each core.
+NVCC_THREADS           architectures that one nvcc compiles at a time; default: as many as occupy MAX_JOBS cores.
+MULTIMIX_LOCAL_VERSION what follows + in the version of a wheel; auto (default in a clone): cpu, cu130.sm80.sm90a, ...;
+                       none (default in an sdist, whose name pip holds the version to).
 """
 
 import importlib.util
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.egg_info import egg_info
 
-ROOT = Path(__file__).parent
+ROOT = Path(__file__).resolve().parent
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
-FLAGS = (
-    "-std=c++17 -O3 -fPIC -fvisibility=hidden -ffp-contract=fast -Wall -Wno-maybe-uninitialized "
-    f"-fmacro-prefix-map={ROOT.resolve()}/="  # no folder of the building machine in error messages
-)
+COMMON = "-std=c++17 -O3"
+PREFIX_MAP = f"-fmacro-prefix-map={ROOT}/="  # no folder of the building machine in error messages
+HOST_FLAGS = f"-fPIC -fvisibility=hidden -Wall -Wno-maybe-uninitialized -Wno-unknown-pragmas {PREFIX_MAP}"
+FLAGS = f"{COMMON} {HOST_FLAGS} -ffp-contract=fast"
 # Object name -> flags: one compilation of kernels.cpp for each instruction set. The baseline comes first.
 INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
     avx2 = "-mavx2 -mfma -mf16c"
     avx512 = f"{avx2} -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512cd -mprefer-vector-width=512"
     INSTRUCTION_SETS |= {"avx2": avx2, "avx512": avx512}
+
+MIN_NVCC = (12, 8)  # the first that knows compute capability 12.0
+NO_NVCC = (
+    "there was no nvcc when it was installed; set CUDA_HOME to a CUDA toolkit of 12.8 or later, or pip install "
+    "'cuda-toolkit[nvcc,cudart]==13.0.*'"
+)
+DEFAULT_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
+GPUS = {
+    "a100": "8.0", "a30": "8.0", "rtx3090": "8.6", "a10": "8.6", "a40": "8.6", "l4": "8.9", "l40s": "8.9",
+    "rtx4090": "8.9", "h100": "9.0a", "h200": "9.0a", "gh200": "9.0a", "b200": "10.0", "rtx5090": "12.0",
+    # PyTorch's names of generations.
+    "ampere": "8.0;8.6+PTX", "ada": "8.9+PTX", "hopper": "9.0+PTX", "blackwell": "10.0;10.3;12.0;12.1+PTX",
+}  # fmt: skip
 
 
 class CannotBuild(Exception):
@@ -47,10 +72,10 @@ def find_torch() -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def torch_version(torch: Path) -> str:
-    """Read from its metadata, as importing torch takes seconds."""
-    text = (torch / "version.py").read_text()
-    return next(line.split("'")[1] for line in text.splitlines() if line.startswith("__version__"))
+def read_torch(torch: Path, name: str) -> str | None:
+    """A string of torch.version, read from its file, as importing torch takes seconds."""
+    found = re.search(rf"^{name}\b[^=\n]*= *['\"](.+)['\"]", (torch / "version.py").read_text(), re.MULTILINE)
+    return found and found[1]
 
 
 def find_ninja() -> list[str]:
@@ -62,6 +87,7 @@ def find_ninja() -> list[str]:
     raise CannotBuild("there was no ninja when it was installed; pip install ninja")
 
 
+@cache
 def find_compiler() -> tuple[str, str]:
     """A C++17 compiler, and its version line."""
     for compiler in filter(None, [os.environ.get("CXX"), "c++", "g++", "clang++"]):
@@ -74,27 +100,221 @@ def find_compiler() -> tuple[str, str]:
     raise CannotBuild("there was no C++17 compiler when it was installed; install g++ or clang++, or set CXX")
 
 
-def ninja_file(compiler: str, torch: Path, folder: Path, library: Path) -> str:
-    """The rules for the CPU library."""
-    source = ROOT / "csrc" / "cpu"
-    x86 = "-DMULTIMIX_X86" if "avx2" in INSTRUCTION_SETS else ""
-    stable = f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} -isystem {torch / 'include'}"
-    objects = [(f"kernels_{name}.o", "kernels.cpp", flags) for name, flags in INSTRUCTION_SETS.items()]
-    objects += [("dispatch.o", "dispatch.cpp", x86), ("operators.o", "operators.cpp", stable)]
-    extra = os.environ.get("CXXFLAGS", "")
-    libraries = f"{os.environ.get('LDFLAGS', '')} -L{torch / 'lib'} -ltorch -ltorch_cpu"
+def parse_architectures(text: str) -> list[str]:
+    """TORCH_CUDA_ARCH_LIST, sorted and without repetitions, e.g. ["8.0", "9.0a", "12.0+PTX"]."""
+    found = set()
+    for entry in re.split(r"[;,\s]+", text.strip(" ;,\t\n")):
+        for item in GPUS.get(entry.lower(), entry).split(";"):
+            match = re.fullmatch(r"(\d+)\.(\d)([af]?)(\+PTX)?", item, re.IGNORECASE)
+            if match is None:
+                raise CannotBuild(
+                    f"TORCH_CUDA_ARCH_LIST: {entry!r} is neither an architecture such as 8.0, 9.0a or 12.0+PTX, "
+                    f"nor one of {', '.join(GPUS)}"
+                )
+            if int(match[1]) < 8:
+                raise CannotBuild(f"TORCH_CUDA_ARCH_LIST: {entry}: the kernels need compute capability 8.0 or later")
+            found.add(f"{match[1]}.{match[2]}{match[3].lower()}{'+PTX' if match[4] else ''}")
+    found -= {item.removesuffix("+PTX") for item in found if item.endswith("+PTX")}
+    return sorted(found, key=lambda item: (int(item.split(".")[0]), item))
+
+
+def nvcc_target(architecture: str) -> str:
+    """9.0a+PTX -> 90a."""
+    return architecture.removesuffix("+PTX").replace(".", "")
+
+
+@dataclass(frozen=True)
+class Toolkit:
+    """A CUDA toolkit, or the part of one that PyPI's packages install."""
+
+    home: Path
+    version: str  # of nvcc
+
+    def folder_of(self, file: str) -> Path:
+        """Where a header or library of it is."""
+        machine = {"aarch64": "sbsa"}.get(platform.machine(), platform.machine())
+        for folder in ("include", "lib64", "lib", f"targets/{machine}-linux/include", f"targets/{machine}-linux/lib"):
+            if (self.home / folder / file).exists():
+                return self.home / folder
+        raise CannotBuild(f"there is no {file} in {self.home}; install the whole CUDA toolkit, or set CUDA_HOME")
+
+    def knows(self, architecture: str) -> bool:
+        """Whether nvcc can compile for it."""
+        target = nvcc_target(architecture)
+        code = [f"-gencode=arch=compute_{target},code=sm_{target}", "--dryrun", "-c", "-x", "cu", os.devnull]
+        return subprocess.run([f"{self.home}/bin/nvcc", *code, "-o", os.devnull], capture_output=True).returncode == 0
+
+
+def toolkit_folders() -> list[Path]:
+    """Where a CUDA toolkit may be, best first."""
+    for name in ("CUDA_HOME", "CUDA_PATH"):
+        if os.environ.get(name):
+            if not (Path(os.environ[name]) / "bin" / "nvcc").exists():
+                raise CannotBuild(f"{name} is {os.environ[name]}, where there is no bin/nvcc")
+            return [Path(os.environ[name])]
+    folders = []
+    if shutil.which("nvcc"):
+        # Not the program's own folder: it may be a script that calls another.
+        verbose = [shutil.which("nvcc"), "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
+        top = re.search(r"^#\$ TOP=(.+)$", subprocess.run(verbose, capture_output=True, text=True).stderr, re.MULTILINE)
+        folders += [Path(top[1])] if top else []
+    nvidia = importlib.util.find_spec("nvidia")
+    for place in nvidia.submodule_search_locations if nvidia else []:
+        folders += sorted(Path(place).glob("cu[0-9]*"), reverse=True)
+    return [*folders, Path("/usr/local/cuda")]
+
+
+@cache
+def find_toolkit() -> Toolkit:
+    """The CUDA toolkit."""
+    if platform.system() != "Linux":
+        raise CannotBuild("the CUDA library is built on Linux only")
+    home = next((folder.resolve() for folder in toolkit_folders() if (folder / "bin" / "nvcc").exists()), None)
+    if home is None:
+        raise CannotBuild(NO_NVCC)
+    done = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True)
+    version = re.search(r"V(\d+\.\d+\.\d+)", done.stdout)
+    if version is None:
+        raise CannotBuild(f"{home}/bin/nvcc does not run: {done.stderr.strip() or done.stdout.strip()}")
+    if tuple(int(part) for part in version[1].split(".")[:2]) < MIN_NVCC:
+        raise CannotBuild(f"nvcc of {home} is {version[1]}, and 12.8 or later is needed; CUDA_HOME names another")
+    return Toolkit(home, version[1])
+
+
+@cache
+def architectures() -> list[str]:
+    """What TORCH_CUDA_ARCH_LIST asks for, or the default."""
+    toolkit, asked = find_toolkit(), os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip()
+    if not asked:
+        known = [item for item in DEFAULT_ARCHITECTURES if toolkit.knows(item)]
+        return [*known[:-1], f"{known[-1]}+PTX"]
+    wanted = parse_architectures(asked)
+    for item in wanted:
+        if not toolkit.knows(item):
+            command = [f"{toolkit.home}/bin/nvcc", "--list-gpu-code"]
+            listed = subprocess.run(command, capture_output=True, text=True).stdout
+            known = ", ".join(word.removeprefix("sm_") for word in listed.split() if word.startswith("sm_"))
+            raise CannotBuild(
+                f"TORCH_CUDA_ARCH_LIST: nvcc {toolkit.version} does not know {item}; it knows {known} (90 is 9.0), "
+                "some also with a or f; CUDA_HOME names another nvcc"
+            )
+    return wanted
+
+
+@cache
+def plan() -> dict[str, str | None]:
+    """The libraries: None if it is to be built, otherwise why not. SystemExit if what was asked for cannot be built."""
+    choice = os.environ.get("MULTIMIX_BUILD") or "auto"
+    if choice not in ("auto", "cpu", "cuda", "none"):
+        raise SystemExit(f"MULTIMIX_BUILD: expected auto, cpu, cuda or none, got {choice!r}")
+    if choice == "none":
+        return dict.fromkeys(("cpu", "cuda"), "it was installed with MULTIMIX_BUILD=none")
+    torch, asked = find_torch(), bool(os.environ.get("TORCH_CUDA_ARCH_LIST", "").strip())
+    try:
+        find_ninja(), find_compiler()
+    except CannotBuild as error:
+        if choice != "auto" or asked:
+            raise SystemExit(f"MULTIMIX_BUILD={choice}: the C++ library cannot be built: {error}") from None
+        return dict.fromkeys(("cpu", "cuda"), str(error))
+    if choice == "cpu":
+        return {"cpu": None, "cuda": "it was built with MULTIMIX_BUILD=cpu"}
+    if choice == "auto" and not asked and read_torch(torch, "cuda") is None:
+        return {"cpu": None, "cuda": "it was built for a torch without CUDA, and TORCH_CUDA_ARCH_LIST was not set"}
+    try:
+        architectures(), find_toolkit().folder_of("cuda_runtime.h"), find_toolkit().folder_of("libcudart_static.a")
+    except CannotBuild as error:
+        if choice == "cuda" or asked:
+            raise SystemExit(
+                f"the CUDA library cannot be built: {error}. MULTIMIX_BUILD=cpu builds without it"
+            ) from None
+        return {"cpu": None, "cuda": str(error)}
+    return {"cpu": None, "cuda": None}
+
+
+def local_version() -> str:
+    """What follows + in the version: which libraries are in the wheel."""
+    chosen = os.environ.get("MULTIMIX_LOCAL_VERSION") or ("none" if (ROOT / "PKG-INFO").exists() else "auto")
+    if chosen not in ("auto", "none"):
+        return chosen
+    if chosen == "none" or importlib.util.find_spec("torch") is None or plan()["cpu"] is not None:
+        return ""
+    if plan()["cuda"] is not None:
+        return "cpu"
+    cuda = "".join(find_toolkit().version.split(".")[:2])
+    return ".".join([f"cu{cuda}", *(f"sm{nvcc_target(item)}{'ptx' * ('+' in item)}" for item in architectures())])
+
+
+def at_least_one(name: str, default: int) -> int:
+    """A number from the environment."""
+    text = os.environ.get(name) or str(max(1, default))
+    if not text.isdecimal() or int(text) < 1:
+        raise SystemExit(f"{name}: expected a number of at least 1, got {text!r}")
+    return int(text)
+
+
+def max_jobs() -> int:
+    """How many compilations at a time."""
+    return at_least_one(
+        "MAX_JOBS", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+
+
+def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
+    """The rules for the libraries."""
+    torch, (compiler, version) = find_torch(), find_compiler()
+    extra, link_extra = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
+    # Half-precision conversions from the static libgcc: the shared one has them only from GCC 12 on.
+    libgcc = "" if "clang" in version else "-lgcc"
+    stable = (
+        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} -isystem {torch}/include -fmacro-prefix-map={torch.parent}/="
+    )
     lines = [
         "rule compile",
         f"  command = {compiler} {FLAGS} {extra} $flags -MMD -MF $out.d -c $in -o $out",
         "  depfile = $out.d",
         "  deps = gcc",
         "rule link",
-        f"  command = {compiler} -shared {extra} $in -o $out {libraries}",
+        f"  command = {compiler} -shared {extra} $in -o $out {link_extra} -L{torch / 'lib'} $libraries {libgcc}",
     ]
-    for name, file, flags in objects:
-        lines += [f"build {folder / name}: compile {source / file}", f"  flags = {flags}"]
-    lines += [f"build {library}: link {' '.join(str(folder / name) for name, *_ in objects)}", ""]
-    return "\n".join(lines)
+
+    def library(name: str, objects: list[tuple[str, str, Path, str]], flags: str):
+        for rule, item, source, item_flags in objects:
+            lines.extend([f"build {folder / name / item}: {rule} {source}", f"  flags = {item_flags}"])
+        files = " ".join(str(folder / name / item) for _, item, *_ in objects)
+        lines.extend([f"build {libraries[name]}: link {files}", f"  libraries = {flags}"])
+
+    if "cpu" in libraries:
+        source = ROOT / "csrc" / "cpu"
+        x86 = "-DMULTIMIX_X86" if "avx2" in INSTRUCTION_SETS else ""
+        objects = [("compile", f"kernels_{name}.o", source / "kernels.cpp", f) for name, f in INSTRUCTION_SETS.items()]
+        objects.append(("compile", "dispatch.o", source / "dispatch.cpp", x86))
+        objects.append(("compile", "operators.o", source / "operators.cpp", stable))
+        library("cpu", objects, "-ltorch -ltorch_cpu")
+    if "cuda" in libraries:
+        toolkit, source = find_toolkit(), ROOT / "csrc" / "cuda"
+        kernels = sorted(source.glob("*.cu"))
+        host = os.environ.get("NVCC_CCBIN") or next(word for word in compiler.split() if "ccache" not in word)
+        threads = at_least_one("NVCC_THREADS", min(len(architectures()), max_jobs() // len(kernels)))
+        lines += [
+            "rule nvcc",
+            f"  command = {toolkit.home}/bin/nvcc {COMMON} --threads {threads} -ccbin {host} "
+            f"-Xcompiler={','.join(HOST_FLAGS.split())} $flags -MMD -MF $out.d -c $in -o $out",
+            "  depfile = $out.d",
+            "  deps = gcc",
+        ]
+        codes = []
+        for item in architectures():
+            target = nvcc_target(item)
+            codes += [f"-gencode=arch=compute_{target},code={kind}_{target}" for kind in ("sm", "compute")
+                      if kind == "sm" or item.endswith("+PTX")]  # fmt: skip
+        objects = [("nvcc", f"{path.stem}.o", path, " ".join(codes)) for path in kernels]
+        flags = f"{stable} -DUSE_CUDA -isystem {toolkit.folder_of('cuda_runtime.h')}"
+        objects.append(("compile", "operators.o", source / "operators.cpp", flags))
+        # The stream of torch is in a library that only libtorch names, and only in a torch with CUDA.
+        torch_libraries = "-s -Wl,--no-as-needed -ltorch -ltorch_cpu -Wl,--as-needed -Wl,--exclude-libs,ALL"
+        library("cuda", objects, f"{torch_libraries} -L{toolkit.folder_of('libcudart_static.a')} -lcudart_static "
+                                 "-lpthread -ldl -lrt")  # fmt: skip
+    return "\n".join([*lines, ""])
 
 
 class BuildLibraries(build_ext):
@@ -102,52 +322,59 @@ class BuildLibraries(build_ext):
 
     def run(self):
         """Builds, or records why not."""
-        choice = os.environ.get("MULTIMIX_BUILD", "auto")
-        if choice not in ("auto", "cpu", "none"):
-            raise SystemExit(f"MULTIMIX_BUILD: expected auto, cpu or none, got {choice!r}")
-        self.library = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve()
-        self.library.parent.mkdir(parents=True, exist_ok=True)
-        if choice == "none":
-            info = {"reason": "it was installed with MULTIMIX_BUILD=none"}
-        else:
-            try:
-                info = self.build_cpu()
-            except CannotBuild as error:
-                if choice == "cpu":
-                    raise SystemExit(f"MULTIMIX_BUILD=cpu: the C++ library cannot be built: {error}") from None
-                print(f"multimix_kernels: no C++ library: {error}", file=sys.stderr)
-                info = {"reason": str(error)}
-        self.info_file.write_text(json.dumps({"cpu": info}, indent=1) + "\n")
+        folder = Path(self.get_ext_fullpath(self.extensions[0].name)).resolve().parent
+        folder.mkdir(parents=True, exist_ok=True)
+        libraries = {name: folder / f"multimix_{name}.so" for name in plan()}
+        self.outputs = [folder / "build.json"]
+        for name, reason in plan().items():
+            if reason is None:
+                self.outputs.append(libraries[name])
+            else:
+                libraries.pop(name).unlink(missing_ok=True)  # of an earlier build
+                print(f"multimix_kernels: no {name} library: {reason}", file=sys.stderr)
+        if libraries:
+            self.build(libraries)
+        info = {name: {"reason": reason} if reason else self.describe(name) for name, reason in plan().items()}
+        self.outputs[0].write_text(json.dumps(info, indent=1) + "\n")
 
-    @property
-    def info_file(self) -> Path:
-        """What was built."""
-        return self.library.with_name("build.json")
-
-    def build_cpu(self) -> dict:
-        """The C++ library for the CPU; what it was built with."""
-        torch, ninja, (compiler, version) = find_torch(), find_ninja(), find_compiler()
+    def build(self, libraries: dict[str, Path]):
+        """Runs ninja."""
         folder = Path(self.build_temp).resolve()
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "build.ninja").write_text(ninja_file(compiler, torch, folder, self.library))
-        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
-        if subprocess.run([*ninja, "-C", str(folder), *jobs]).returncode:
-            raise SystemExit(
-                "multimix_kernels: the C++ library failed to compile (see above); CXX chooses another compiler, "
-                "MULTIMIX_BUILD=none installs without it"
+        (folder / "build.ninja").write_text(ninja_file(folder, libraries))
+        if subprocess.run([*find_ninja(), "-C", str(folder), "-j", str(max_jobs())]).returncode:
+            cuda = (
+                "; CUDA_HOME chooses another nvcc, NVCC_CCBIN another compiler for it, TORCH_CUDA_ARCH_LIST other "
+                "GPUs; MAX_JOBS=1 and NVCC_THREADS=1 need least memory; MULTIMIX_BUILD=cpu leaves the CUDA library out"
             )
-        return {"torch": torch_version(torch), "compiler": version, "instruction_sets": list(INSTRUCTION_SETS)}
+            raise SystemExit(
+                f"multimix_kernels: a library failed to compile (see above); CXX chooses another compiler"
+                f"{cuda if 'cuda' in libraries else ''}, MULTIMIX_BUILD=none installs without any"
+            )
 
-    def get_ext_filename(self, fullname):
-        """No Python in it, so no Python version in its name."""
-        return str(Path(*fullname.split(".")).with_suffix(".so"))
+    def describe(self, name: str) -> dict:
+        """What a library was built with."""
+        info = {"torch": read_torch(find_torch(), "__version__"), "compiler": find_compiler()[1]}
+        if name == "cpu":
+            return info | {"instruction_sets": list(INSTRUCTION_SETS)}
+        return info | {"nvcc": find_toolkit().version, "architectures": architectures()}
 
     def get_outputs(self):
         """The files that belong into the wheel."""
-        return [str(path) for path in (self.library, self.info_file) if path.exists()]
+        return [str(path) for path in self.outputs]
 
     def copy_extensions_to_source(self):
         """Nothing: with an editable installation they are built in place."""
+
+
+class LocalVersion(egg_info):
+    """Wheels are told apart by their version; an sdist is for all of them."""
+
+    def finalize_options(self):
+        """Adds what was chosen."""
+        local = "" if "sdist" in self.distribution.commands else local_version()
+        self.tag_build = f"+{local}" if local else self.tag_build
+        super().finalize_options()
 
 
 class PlatformWheel(bdist_wheel):
@@ -163,7 +390,8 @@ class PlatformWheel(bdist_wheel):
         return "py3", "none", super().get_tag()[2]
 
 
-setup(
-    ext_modules=[Extension("multimix_kernels.backends.lib.multimix_cpu", sources=[])],
-    cmdclass={"build_ext": BuildLibraries, "bdist_wheel": PlatformWheel},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[Extension("multimix_kernels.backends.lib.multimix_cpu", sources=[])],
+        cmdclass={"build_ext": BuildLibraries, "egg_info": LocalVersion, "bdist_wheel": PlatformWheel},
+    )

@@ -12,8 +12,10 @@
 
 #ifdef __CUDACC__
 #define MULTIMIX_INLINE __host__ __device__ __forceinline__
+#define MULTIMIX_UNROLL _Pragma("unroll")
 #else
 #define MULTIMIX_INLINE inline __attribute__((always_inline))
+#define MULTIMIX_UNROLL _Pragma("GCC unroll 10")
 #endif
 
 namespace multimix {
@@ -36,18 +38,49 @@ struct ScalarWords {
   static MULTIMIX_INLINE uint64_t product(uint64_t a, uint32_t b) { return uint64_t(uint32_t(a)) * b; }
 };
 
-// Philox4x32-10: 20 products of 32 x 32 bits, 40 exclusive ors.
+constexpr uint32_t kPhiloxProduct0 = 0xD2511F53u, kPhiloxProduct1 = 0xCD9E8D57u;
+constexpr uint32_t kPhiloxKey0 = 0x9E3779B9u, kPhiloxKey1 = 0xBB67AE85u;
+
+// One round: 2 products of 32 x 32 bits, 4 exclusive ors.
+template <class M, class Word>
+MULTIMIX_INLINE Words<Word> philox_round(const Words<Word>& c, uint32_t k0, uint32_t k1) {
+  const Word p0 = M::product(c.w0, kPhiloxProduct0), p1 = M::product(c.w2, kPhiloxProduct1);
+  return {(p1 >> 32) ^ c.w1 ^ uint64_t(k0), p1, (p0 >> 32) ^ c.w3 ^ uint64_t(k1), p0};
+}
+
+// Philox4x32-10.
 template <class M, class Word>
 MULTIMIX_INLINE Words<Word> philox(Words<Word> c, uint64_t seed) {
   uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
-#pragma GCC unroll 10
+  MULTIMIX_UNROLL
   for (int round = 0; round < 10; ++round) {
-    const Word p0 = M::product(c.w0, 0xD2511F53u), p1 = M::product(c.w2, 0xCD9E8D57u);
-    c = {(p1 >> 32) ^ c.w1 ^ uint64_t(k0), p1, (p0 >> 32) ^ c.w3 ^ uint64_t(k1), p0};
-    k0 += 0x9E3779B9u;
-    k1 += 0xBB67AE85u;
+    c = philox_round<M>(c, k0, k1);
+    k0 += kPhiloxKey0;
+    k1 += kPhiloxKey1;
   }
   return c;
+}
+
+// What the first two rounds have in common for all blocks of a row, location, purpose and attempt.
+struct alignas(16) PhiloxRow {
+  uint32_t x0, x2, y2, y3;
+};
+
+template <class M>
+MULTIMIX_INLINE PhiloxRow philox_row(uint32_t word, uint64_t row, uint64_t seed) {
+  const uint32_t k0 = uint32_t(seed), k1 = uint32_t(seed >> 32);
+  const uint64_t p1 = M::product(row, kPhiloxProduct1);
+  const uint64_t p0 = M::product(uint32_t(p1 >> 32) ^ word ^ k0, kPhiloxProduct0);
+  return {uint32_t(p1) ^ (k0 + kPhiloxKey0), uint32_t(row >> 32) ^ k1, uint32_t(p0 >> 32) ^ (k1 + kPhiloxKey1),
+          uint32_t(p0)};
+}
+
+// {block, word, low half of the row, high half} after these two rounds.
+template <class M>
+MULTIMIX_INLINE Words<uint64_t> philox_begin(uint32_t block, const PhiloxRow& row) {
+  const uint64_t p0 = M::product(block, kPhiloxProduct0);
+  const uint64_t p1 = M::product(uint32_t(p0 >> 32) ^ row.x2, kPhiloxProduct1);
+  return {(p1 >> 32) ^ row.x0, p1, uint32_t(p0) ^ row.y2, row.y3};
 }
 
 // fma(float32(w), 2^-32, 2^-33) in float32, in (0, 1]; the product is exact, so contraction does not matter.

@@ -105,5 +105,14 @@ def _register(backend) -> dict:
     return {name: getattr(namespace, name).default for name in SCHEMAS}
 
 
+def _tf32_allowed() -> bool:
+    """What PyTorch's matmul precision says of float32 on CUDA devices."""
+    return torch.backends.cuda.matmul.fp32_precision == "tf32"
+
+
+# The CUDA library asks this way, as the stable ABI has no other.
+torch.library.define("multimix_cuda::tf32_allowed", "() -> bool")
+torch.library.impl("multimix_cuda::tf32_allowed", "CompositeExplicitAutograd", _tf32_allowed)
+
 # OPERATORS[backend name][operator name], each bound once.
 OPERATORS = {name: _register(backend) for name, backend in TABLE.items()}

@@ -1,5 +1,6 @@
 """`python -m multimix_kernels`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,8 @@ from pathlib import Path
 import torch
 
 import multimix_kernels as mk
+from multimix_kernels.__main__ import gpus, libraries
+from multimix_kernels.backends import choose, native
 
 ROOT = Path(mk.__file__).parents[1]
 
@@ -17,14 +20,57 @@ def run(*arguments):
     return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120)
 
 
+def sections(text):
+    """The lines of the output by heading and first word."""
+    found, heading = {}, ""
+    for line in text.splitlines():
+        if line.startswith("  "):
+            found[heading, line.split()[0]] = line
+        else:
+            heading = line.rstrip(":")
+    return found
+
+
 def test_names_every_backend_and_why_it_is_missing():
     done = run("-m", "multimix_kernels")
     assert done.returncode == 0, done.stderr
     assert mk.__version__ in done.stdout
     assert torch.__version__ in done.stdout
-    lines = {line.split()[0]: line for line in done.stdout.splitlines() if line.startswith("  ")}
+    lines = sections(done.stdout)
     for name, found in mk.available_backends().items():
-        assert (found.reason or "available (") in lines[name]
+        assert (found.reason or "available (") in lines["backends", name]
+
+
+def test_says_what_is_used_where():
+    lines = sections(run("-m", "multimix_kernels").stdout)
+    for device in ("cpu", "cuda"):
+        for dtype in (torch.float32, torch.float64):
+            name = choose(None, torch.device(device), dtype).name
+            assert f"{name} for " in lines["used where no backend is named", device]
+
+
+def test_says_what_the_libraries_are(monkeypatch, tmp_path, capsys):
+    info = {"torch": "2.13.0+cpu", "compiler": "g++ 12", "nvcc": "13.0.88", "architectures": ["8.0", "12.0+PTX"]}
+    (tmp_path / "build.json").write_text(json.dumps({"cpu": {"reason": "there was no compiler"}, "cuda": info}))
+    (tmp_path / "multimix_cuda.so").touch()
+    monkeypatch.setattr(native, "DIRECTORY", tmp_path)
+    monkeypatch.setattr(native, "SIMT", None)
+    native.build_info.cache_clear()
+    try:
+        lines = [" ".join(line.split()) for line in libraries()]
+    finally:
+        native.build_info.cache_clear()
+    assert lines[0] == "cpu not built: there was no compiler"
+    assert lines[1] == "cuda for sm_80, sm_120 and PTX, built with torch 2.13.0+cpu, g++ 12, nvcc 13.0.88"
+
+
+def test_names_the_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: (9, index))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda index: f"GPU {index}")
+    monkeypatch.setattr(native, "driver_version", lambda: (13, 0))
+    assert gpus() == ["GPU 0, compute capability 9.0", "GPU 1, compute capability 9.1", "driver for CUDA 13.0"]
 
 
 def test_public_names():

@@ -1,8 +1,9 @@
 """The table of backends, and the choice among them."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from types import MappingProxyType
 
 import torch
@@ -22,7 +23,7 @@ class Backend:
     name: str
     devices: tuple[str, ...]  # device types; empty: every device
     dtypes: tuple[torch.dtype, ...]
-    reason: str | None  # why it is not available here, in one sentence; None if it is
+    missing: Callable[[int | None], str | None]  # why it cannot be used on the GPU of an index, or (None) on any device
     operators: object | None = None  # None: a compiled library registers the implementations
     mixes_embeddings: bool = False  # follows the order of the paper instead of mixing scores
     by_default: bool = True  # whether it may be chosen without being named
@@ -32,21 +33,39 @@ class Backend:
         """The torch.ops namespace of its operators."""
         return f"multimix_{self.name}"
 
+    @property
+    def reason(self) -> str | None:
+        """Why it is not available here, in one sentence; None if it is."""
+        return self.missing(None)
+
     def accepts(self, device: torch.device, dtype: torch.dtype) -> bool:
         """Whether it takes tensors of this device and dtype."""
         return (not self.devices or device.type in self.devices) and dtype in self.dtypes
 
 
-# Best first. No GPU has run the Triton kernels yet: they have to be named.
+# The CPU library is loaded with the package, for exported graphs that call its operators. A backend for GPUs is looked
+# at when somebody asks or names it: that initialises CUDA, which merely importing must not do, as forks fail after it.
+native.missing("cpu")
+_triton_is_missing = cache(triton.missing)
+
+# Best first. No GPU has run the Triton and CUDA kernels yet: they have to be named.
 TABLE: Mapping[str, Backend] = MappingProxyType({
     row.name: row
     for row in (
-        Backend("cuda", ("cuda",), LOW, "this version has no CUDA kernels yet"),
-        Backend("triton", triton.DEVICES, LOW, triton.missing(), triton_operators, by_default=False),
-        Backend("cpu", ("cpu",), (*LOW, torch.float64), native.missing("cpu")),
-        Backend("reference", (), (*LOW, torch.float64), None, reference_operators, mixes_embeddings=True),
+        Backend("cuda", native.CUDA_DEVICES, LOW, lambda index: native.missing("cuda", index), by_default=False),
+        Backend("triton", triton.DEVICES, LOW, lambda index: _triton_is_missing(), triton_operators, by_default=False),
+        Backend("cpu", ("cpu",), (*LOW, torch.float64), lambda index: native.missing("cpu")),
+        Backend("reference", (), (*LOW, torch.float64), lambda index: None, reference_operators, mixes_embeddings=True),
     )
 })  # fmt: skip
+
+
+def _missing(name: str, index: int | None) -> str | None:
+    return TABLE[name].missing(index)
+
+
+# torch.compiler.assume_constant_result, without importing torch._dynamo, which takes longer than all of this package.
+_missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,10 @@ class Availability:
 
 
 def available_backends() -> dict[str, Availability]:
-    """Every backend by name, best first: whether it is available here, for which devices, and why not if not."""
+    """Every backend by name, best first: whether it is available here, for which devices, and why not if not.
+
+    Initialises CUDA where there is any.
+    """
     found = {}
     for row in TABLE.values():
         reason = row.reason
@@ -82,13 +104,13 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Backen
         name, source = os.environ.get(ENVIRONMENT_VARIABLE) or None, ENVIRONMENT_VARIABLE
     if name is None:
         for row in TABLE.values():
-            if row.by_default and row.reason is None and row.accepts(device, dtype):
+            if row.by_default and row.accepts(device, dtype) and _missing(row.name, device.index) is None:
                 return row
         raise ValueError(f"input: no backend takes dtype {dtype} on device {device.type}")
     if name not in TABLE:
         raise ValueError(f"{source}: there is no backend {name!r}; accepted: {', '.join(map(repr, TABLE))}, or None")
     row = TABLE[name]
-    reason = row.reason
+    reason = _missing(name, device.index if device.type in row.devices else None)
     if reason is not None:
         raise RuntimeError(f"{source}: {name!r} is not available: {reason}")
     if not row.accepts(device, dtype):

@@ -36,7 +36,8 @@ def test_named_backend_is_used(backend, device):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_none_is_the_first_that_takes_the_operands(dtype):
-    expected = next(name for name, found in available_backends().items() if found and TABLE[name].accepts(CPU, dtype))
+    rows = [TABLE[name] for name, found in available_backends().items() if found]
+    expected = next(row.name for row in rows if row.by_default and row.accepts(CPU, dtype))
     assert choose(None, CPU, dtype).name == expected
 
 
@@ -86,7 +87,7 @@ def test_environment_is_refused_not_ignored(monkeypatch, call):
 
 def test_wrong_device_or_dtype_is_refused(monkeypatch):
     """Nothing falls back: here as if a GPU's backend were available."""
-    present = replace(TABLE["triton"], devices=("cuda",), reason=None)
+    present = replace(TABLE["triton"], devices=("cuda",), missing=lambda index: None)
     monkeypatch.setattr(backends, "TABLE", {**TABLE, "triton": present})
     for device, dtype in ((CPU, torch.float32), (torch.device("cuda"), torch.float64)):
         with pytest.raises(ValueError, match="'triton' takes float32, bfloat16, float16 on cuda"):

@@ -1,0 +1,109 @@
+"""The CUDA kernels on the CPU, under `tests/simt`; run by test_simulated.py.
+
+The library has small super-blocks, so that some rows make several of them, and a switch between the two kernels of the
+mixed loss.
+"""
+
+import ctypes
+import os
+
+import pytest
+import torch
+
+import multimix_kernels as mk
+from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+
+from ..kernels import *  # noqa: F403
+from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
+
+LIBRARY = ctypes.CDLL(os.environ["MULTIMIX_CUDA_SIMT"])
+
+
+@pytest.fixture(params=["small", "large"])
+def regime(request):
+    """The fused kernel, or the super-blocks of rows whatever the sizes."""
+    assert mk.available_backends()[NAME]  # loads it
+    LIBRARY.multimix_always_large(request.param == "large")
+    yield request.param
+    LIBRARY.multimix_always_large(False)
+
+
+@pytest.fixture
+def tf32():
+    """Float32 products may round their operands to TF32."""
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    yield
+    torch.backends.cuda.matmul.fp32_precision = before
+
+
+@pytest.mark.parametrize("b", [1, 3, 40, 127, 129])
+@pytest.mark.parametrize("c", [1, 2, 33, 101, 300])
+def test_sizes(b, c):
+    """Around the sizes of tiles; the gradient of the attention too."""
+    n = 300 if b < 100 and c < 300 else 40
+    y, ignored = targets(b, c, torch.float32, ignored=1 if b > 2 else 0)
+    scores, attention = 3 * randn(1, b, c).float(), attention_of(1, b) + 0.1
+    for want_attention, given in ((False, None), (True, attention)):
+        tail = (MEAN, True, want_attention, given, ignored, *draw_of(n, b))
+        compare("mixed_cross_entropy", (scores, y, 0.1, -100, *tail), torch.float32)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_several_super_blocks(dtype, regime):
+    b, c, r, n = 33, 20, 2, 700
+    soft, _ = targets(b, c, dtype, soft=True)
+    labels, _ = targets(b, c, dtype)
+    scores, logits = (3 * randn(r, rows, c).to(dtype) for rows in (b, n))
+    for y in (labels, soft):
+        tail = (y, 0.1, -100, SUM, True, True, attention_of(r, b), None, *draw_of(n, b))
+        compare("mixed_cross_entropy", (scores, *tail), dtype)
+        compare("soft_cross_entropy", (logits, *tail), dtype)
+    tail = (attention_of(r, b), None, *draw_of(n, b))
+    compare("mix", (scores, *tail), dtype)
+    compare("mix_backward", (randn(r, n, c, seed=2).to(dtype), scores, True, True, *tail), dtype)
+
+
+def test_tf32(tf32, regime):
+    """Operands of 11 bits: errors of 2**-11 relative to the largest element, and no less than that of float32."""
+    b, c, n = 40, 33, 200
+    y, _ = targets(b, c, torch.float32)
+    scores = 3 * randn(1, b, c).float()
+    tail = (y, 0.0, -100, NONE, True, False, None, None, *draw_of(n, b))
+    low = operators.mixed_cross_entropy(scores, *tail)
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    high = operators.mixed_cross_entropy(scores, *tail)
+    for x, z in zip(low[:2], high[:2], strict=True):
+        error = ((x - z).abs().max() / z.abs().max()).item()
+        assert 2**-20 < error < 2**-10
+
+
+def test_same_bits_in_every_run():
+    y, _ = targets(40, 33, torch.float32)
+    scores = 3 * randn(1, 40, 33).float()
+    tail = (y, 0.0, -100, MEAN, True, True, attention_of(1, 40), None, *draw_of(300, 40))
+    first, second = (operators.mixed_cross_entropy(scores, *tail) for _ in range(2))
+    assert all(torch.equal(x, z) for x, z in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize(("b", "m"), [(1300, 1300), (1300, 40), (4097, 4097)])
+def test_long_rows(b, m):
+    found, exact = (
+        mk.sample_dirichlet(3, b, m=m, seed=5, dtype=dtype, backend=name)
+        for name, dtype in ((NAME, torch.float32), ("reference", torch.float64))
+    )
+    assert torch.allclose(found.double(), exact, rtol=1e-5, atol=1e-30)
+
+
+def test_too_many_examples_are_refused():
+    with pytest.raises(RuntimeError, match="b = 100000 examples"):
+        mk.sample_dirichlet(1, 100_000, seed=5, backend=NAME)
+
+
+@pytest.mark.parametrize("name", ["mixed_cross_entropy", "soft_cross_entropy"])
+def test_probabilities_of_another_dtype(name):
+    operand, (y, _) = randn(1, 7, 5).float(), targets(7, 5, torch.float64, soft=True)
+    tail = (0.0, -100, MEAN, True, False, None, None, *draw_of(7, 7))
+    for one, other in zip(getattr(operators, name)(operand, y, *tail),
+                          getattr(operators, name)(operand, y.float(), *tail), strict=True):  # fmt: skip
+        assert torch.equal(one, other)

@@ -1,0 +1,19 @@
+from pathlib import Path
+
+import pytest
+
+from tests.simt.build import compile
+
+HERE = Path(__file__).parent
+CUDA = HERE.parents[1] / "csrc" / "cuda"
+
+
+@pytest.fixture(scope="session")
+def build(tmp_path_factory):
+    """Builds files of this folder; all share the harness's objects."""
+    folder = tmp_path_factory.mktemp("simt")
+
+    def build(names, out, **options):
+        return compile([HERE / name for name in names], [CUDA], folder / out, cache=folder / "objects", **options)
+
+    return build
