@@ -52,7 +52,7 @@ test-sanitized: setup
 
 lint: setup
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CODE)
+	$(BIN)/clang-format --dry-run --Werror $(CODE) $(wildcard tests/simt/*.h tests/simt/*.cpp tests/simt/*.cu)
 
 bench: setup
 	$(BIN)/python -m benchmarks $(ARGS)

@@ -122,6 +122,9 @@ class Call {
     };
     explicit Device(const Tensor& x) : index(x.get_device_index()), guard(index) {
       STD_TORCH_CHECK(x.is_cuda(), "expected tensors on a CUDA device");
+      // The CUDA runtime in this library is not torch's, and has a current device of its own.
+      const cudaError_t error = cudaSetDevice(index);
+      STD_TORCH_CHECK(error == cudaSuccess, "cudaSetDevice: ", cudaGetErrorString(error));
     }
     void* stream() const {
       void* result = nullptr;

@@ -1,11 +1,11 @@
 // Raw gammas of some rows, drawn by a warp.
 //
-// Lanes take pairs of examples, two gammas for a Philox block: the first attempt of all of them in straight line, two
-// pairs to a lane at once. What is rejected goes to a queue in shared memory, from which full warps draw again.
+// Lanes take pairs of examples, two gammas for a Philox block: the first attempt of all of them in straight line.
+// What is rejected goes to a queue in shared memory, from which full warps draw again.
 //
-// Cost of a gamma in lane-instructions of sm_80 and sm_90. The straight line has 58 with the hardware's arithmetic: 18
+// Cost of a gamma in lane-instructions of sm_80 and sm_90. The straight line has 60 with the hardware's arithmetic: 18
 // of Philox (a row shares two rounds, and keys lie in registers), 11 of sine and cosine, 5 of the radius, 3 of the
-// uniform, 14 of the attempt and its value, 4 of names and memory, 3 of constants. It has 124 with the accurate one,
+// uniform, 14 of the attempt and its value, 5 of names and memory, 4 of constants. It has 124 with the accurate one,
 // and about 300 in log space. Retries add 10 at 2 % of rejects and 1024 gammas to a warp, the beginning of a warp's
 // rows 3.
 #pragma once
@@ -70,8 +70,7 @@ template <Arithmetic arithmetic>
 struct Sampler {
   using T = Real<arithmetic>;
   using Keys = RoundKeys<arithmetic != Arithmetic::kLogSpace>;
-  static constexpr int kUnits = arithmetic == Arithmetic::kLogSpace ? 1 : 2;  // pairs of a lane in flight
-  static constexpr int kSteps = 32 / (2 * kUnits);
+  static constexpr int kSteps = 16;  // pairs of a lane until the queue is looked at: two bits of a word for each
 
   const Draw& draw;
   uint64_t seed;
@@ -131,13 +130,12 @@ struct Sampler {
 
   // One more attempt at one example. A candidate that is rejected stays until the next one: after the last attempt it
   // is taken.
-  MULTIMIX_DEVICE bool attempt_again(int element, uint32_t number, uint64_t name, const Keys& keys) const {
+  MULTIMIX_DEVICE bool attempt_again(int element, uint32_t number, uint64_t name) const {
     const int row = row_of(element / 2), pair = element / 2 - row * pairs;
     const bool odd = element & 1;
     T log2_d;
     const GammaShape<T> shape = shape_of(row, 2 * pair + odd, log2_d);
-    const Words<uint64_t> w =
-        keys(pair, philox_row<WideWords>(location_word(location, kGamma, number), name + row, seed));
+    const Words<uint64_t> w = draw_words(seed, pair, location_word(location, kGamma, number), name + row);
     const Turn<T> direction = turn<T>(uint32_t(w.w1));
     const T x = radius<arithmetic>(uint32_t(w.w0)) * (odd ? direction.sine : direction.cosine);
     const auto k = attempt_gamma<arithmetic>(x, uint32_t(odd ? w.w3 : w.w2), shape);
@@ -149,20 +147,16 @@ struct Sampler {
     return true;
   }
 
-  // Of a step of a round, bits 2 unit + 1 and 2 unit are those of the even and odd example of pair `flat` + 32 unit;
-  // the last step has the lowest.
-  static constexpr int kBits = 2 * kUnits;
-
-  // Zeroes what is outside the sets, and leaves only bits of what is in them; with `few`, all of these are to be drawn.
-  MULTIMIX_DEVICE uint32_t apply_sets(uint32_t again, int flat, int steps, int total, bool few) const {
+  // Zeroes what is outside the sets, and leaves only the bits of what is in them; with `few`, all of these are to be
+  // drawn. The last step has the lowest bits, the even example the higher one.
+  MULTIMIX_DEVICE uint32_t apply_sets(uint32_t again, int end, int steps, int total, bool few) const {
 #pragma unroll 1
-    for (int k = 0; k < steps * kUnits; ++k) {
-      const int place = flat + k / kUnits * stride + k % kUnits * kWarp;
-      const int shift = (steps - 1 - k / kUnits) * kBits + k % kUnits * 2;
-      const uint32_t in = place < total ? sets[place / 2] >> place % 2 * 2 : 0;
-      if (few || !(in & 1)) raw[2 * place] = raw_zero<arithmetic>();
-      if (few || !(in & 2)) raw[2 * place + 1] = raw_zero<arithmetic>();
-      again &= ~(3u << shift) | (in << 1 & 2) << shift | (in >> 1 & 1) << shift;
+    for (int step = 0; step < steps; ++step) {
+      const int pair = end - step * stride;
+      const uint32_t in = pair < total ? sets[pair / 2] >> pair % 2 * 2 : 0;
+      if (few || !(in & 1)) raw[2 * pair] = raw_zero<arithmetic>();
+      if (few || !(in & 2)) raw[2 * pair + 1] = raw_zero<arithmetic>();
+      again &= ~(3u << 2 * step) | (in << 1 & 2) << 2 * step | (in >> 1 & 1) << 2 * step;
     }
     return again;
   }
@@ -171,40 +165,33 @@ struct Sampler {
   MULTIMIX_DEVICE void draw_gammas(int rows, uint64_t name) const {
     const int total = rows * pairs;
     const bool few = sets && 2 * draw.m < draw.b;
-    const Keys keys(seed, lane);
     int pending = 0;
     for (int first = start; first < total; first += kSteps * stride) {
       const int steps = min(kSteps, (total - first + stride - 1) / stride);
       uint32_t accepted = 0;
       if (!few) {
+        const Keys keys(seed, lane);
         int flat = first + lane;
         Pair<Raw<arithmetic>>* out = reinterpret_cast<Pair<Raw<arithmetic>>*>(raw) + flat;
 #pragma unroll 1
-        for (int step = 0; step < steps; ++step, flat += stride, out += stride) {
-#pragma unroll
-          for (int unit = kUnits - 1; unit >= 0; --unit)
-            attempt_pair(flat + unit * kWarp, rows, keys, accepted, out + unit * kWarp);
-        }
+        for (int step = 0; step < steps; ++step, flat += stride, out += stride)
+          attempt_pair(flat, rows, keys, accepted, out);
       }
-      const int end = first + (steps - 1) * stride + lane;
-      uint32_t again = ~accepted;
-      again &= steps == kSteps ? ~0u : (1u << (steps * kBits)) - 1;
-      if (sets) again = apply_sets(again, first + lane, steps, total, few);
-#pragma unroll
-      for (int unit = 0; unit < kUnits; ++unit)
-        if (end + unit * kWarp >= total) again &= ~(3u << (2 * unit));
+      const int end = first + (steps - 1) * stride + lane;  // the lane's last pair
+      uint32_t again = ~accepted & (steps == kSteps ? ~0u : (1u << 2 * steps) - 1);
+      if (sets) again = apply_sets(again, end, steps, total, few);
+      if (end >= total) again &= ~3u;
       __syncwarp();
       const bool last = first + kSteps * stride >= total;
       int left;
       do {
         left = fill(again, end, few ? 0 : 1, pending);
-        while (pending >= kWarp || (pending > 0 && last && left == 0)) drain(name, keys, pending);
+        while (pending >= kWarp || (pending > 0 && last && left == 0)) drain(name, pending);
       } while (left > 0);
     }
   }
 
-  // Moves rejects of all lanes to the queue while it has room; how many are left. `end`: the lane's first pair in the
-  // last step.
+  // Moves rejects of all lanes to the queue while it has room; how many are left. `end`: the lane's last pair.
   MULTIMIX_DEVICE int fill(uint32_t& again, int end, uint32_t attempt, int& pending) const {
     const int mine = __popc(again), upto = prefix_sum(mine, lane);
     const int found = __shfl_sync(kAllLanes, upto, kWarp - 1);
@@ -212,7 +199,7 @@ struct Sampler {
     for (int at = pending + upto - mine; again != 0 && at < kQueue; ++at) {
       const int bit = 31 - __clz(again);
       again ^= 1u << bit;
-      const int pair = end - bit / kBits * stride + bit % kBits / 2 * kWarp;
+      const int pair = end - bit / 2 * stride;
       queue[at] = uint32_t(2 * pair + (~bit & 1)) | attempt << 28;
     }
     __syncwarp();
@@ -221,11 +208,11 @@ struct Sampler {
     return found - moved;
   }
 
-  MULTIMIX_DEVICE void drain(uint64_t name, const Keys& keys, int& pending) const {
+  MULTIMIX_DEVICE void drain(uint64_t name, int& pending) const {
     const int count = pending < kWarp ? pending : kWarp;
     pending -= count;
     const uint32_t entry = lane < count ? queue[pending + lane] : 0;
-    const bool again = lane < count && !attempt_again(int(entry & 0xFFFFFFFu), entry >> 28, name, keys);
+    const bool again = lane < count && !attempt_again(int(entry & 0xFFFFFFFu), entry >> 28, name);
     __syncwarp();
     const uint32_t all = __ballot_sync(kAllLanes, again);
     if (again) queue[pending + __popc(all & ((1u << lane) - 1))] = entry + (1u << 28);

@@ -84,11 +84,12 @@ struct RowWeights {
       const Quad<float> a = load_attention(quad);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        const float factor = r.dead ? 1.0f : a.x[k] * r.rise * r.scale;
+        const float risen = r.dead ? 1.0f : a.x[k] * r.rise;
         if constexpr (kLog) {
+          const float factor = risen * r.scale;
           x.x[k] = x.x[k] == kLogZero || factor == 0 ? kLogZero : x.x[k] + fixed_log2(factor);
         } else {
-          x.x[k] *= factor;
+          x.x[k] = x.x[k] * risen * r.scale;  // in this order: outside the row's subset the factor may be infinite
         }
       }
     }

@@ -2,7 +2,7 @@
 //
 // A team draws some rows at a time: a warp, or the whole block where rows are long. First their gammas (gamma_rows.h),
 // of a set of examples if some are left out (subset.h), then the rows' weights (row_weights.h). Cost of a weight with
-// the hardware's arithmetic: about 85 lane-instructions if a warp has 8 rows of 128, of which 58 draw a gamma; no
+// the hardware's arithmetic: about 90 lane-instructions if a warp has 8 rows of 128, of which 60 draw a gamma; no
 // memory but shared memory.
 #pragma once
 
@@ -37,7 +37,7 @@ struct SamplerLayout {
     queues = starts + size_t(warps) * group * sizeof(RowStart<double>);
     raw = queues + size_t(warps) * kQueue * sizeof(uint32_t);
     // Each team's part ends with room for what a warp draws past its last row.
-    stored = (group * pitch + 127) / 128 * 128;
+    stored = (group * pitch + 63) / 64 * 64;
     sets = raw + teams * stored * sizeof(float);
     bytes = sets + (draw.ignored || draw.m < draw.b ? teams * (stored / 4) : 0);
   }
@@ -72,20 +72,20 @@ MULTIMIX_DEVICE void draw_rows(const Draw& draw, int location, int64_t first, in
   using R = Raw<arithmetic>;
   R* raw = reinterpret_cast<R*>(memory + layout.raw) + index * layout.stored;
   uint8_t* sets = some ? memory + layout.sets + index * (layout.stored / 4) : nullptr;
-  using Gammas = Sampler<arithmetic>;
-  const Gammas sampler{draw,
-                       uint64_t(*draw.seed),
-                       uint32_t(location),
-                       lane,
-                       pairs,
-                       -pairs,
-                       0xFFFFFFFFu / uint32_t(pairs) + 1,
-                       whole ? warp * kWarp * Gammas::kUnits : 0,
-                       kWarp * Gammas::kUnits * (whole ? warps : 1),
-                       reinterpret_cast<RowStart<Real<arithmetic>>*>(memory + layout.starts) + warp * group,
-                       reinterpret_cast<uint32_t*>(memory + layout.queues) + warp * kQueue,
-                       sets,
-                       raw};
+  const Sampler<arithmetic> sampler{
+      draw,
+      uint64_t(*draw.seed),
+      uint32_t(location),
+      lane,
+      pairs,
+      -pairs,
+      0xFFFFFFFFu / uint32_t(pairs) + 1,
+      whole ? warp * kWarp : 0,
+      whole ? int(blockDim.x) : kWarp,
+      reinterpret_cast<RowStart<Real<arithmetic>>*>(memory + layout.starts) + warp * group,
+      reinterpret_cast<uint32_t*>(memory + layout.queues) + warp * kQueue,
+      sets,
+      raw};
   RowWeights<operand, arithmetic> weights{
       draw, team, draw.attention ? draw.attention + int64_t(location) * draw.b : nullptr, 1, raw, layout.pitch, sets};
   if (draw.attention && !some)

@@ -14,10 +14,10 @@ struct SmallLimits {
   int depth;  // of the gradient: 32 examples by `depth` times 16 classes
   int pairs;  // of mixed scores and of targets: 16 rows by `pairs` times 16 classes
 };
-// Accurate logarithms and log space take so many registers that only 8 warps live on a multiprocessor.
+// Accurate logarithms, log space and split operands take so many registers that only 8 warps live on a multiprocessor.
 constexpr SmallLimits small_limits(Operand operand, Arithmetic arithmetic) {
-  const bool wide = operand == Operand::kTF32 || operand == Operand::kFP32;
-  return arithmetic == Arithmetic::kHardware ? SmallLimits{16, 2, wide ? 1 : 2} : SmallLimits{8, 4, 2};
+  if (arithmetic != Arithmetic::kHardware || operand == Operand::kFP32) return {8, 4, 2};
+  return {16, 2, operand == Operand::kTF32 ? 1 : 2};
 }
 
 // Warps of a block and rows of its tile. 128 registers a thread let 16 warps live on a multiprocessor: as two blocks,

@@ -299,3 +299,19 @@ def test_independent_weights():
     exact = torch.from_numpy(independent.weights(9, 12, 10, m=4, alpha=(0.5, 2.0), row_offset=FAR))
     found = mk.sample_dirichlet(12, 10, m=4, spatial=(1,), row_offset=FAR, seed=9, backend=NAME)
     assert_same_weights(found, exact)
+
+
+@pytest.mark.parametrize("soft", [False, True])
+def test_masked_class_costs_nothing(soft, regime):
+    """A class whose scores are all -inf, and whose target is zero."""
+    y = torch.tensor([0, 3, 1, 2, 0])
+    y = torch.nn.functional.one_hot(y, 4).float() if soft else y
+    scores = randn(1, 5, 4).float()
+    masked = torch.cat((scores, torch.full((1, 5, 1), -torch.inf)), 2)
+    wide = torch.cat((y, torch.zeros(5, 1)), 1) if soft else y
+    for name in ("mixed_cross_entropy", "soft_cross_entropy"):
+        tail = (0.0, -100, MEAN, True, False, None, None, *draw_of(5, 5))
+        one, other = (getattr(operators, name)(*x, *tail) for x in ((scores, y), (masked, wide)))
+        assert torch.allclose(one[0], other[0], rtol=1e-6)
+        assert torch.allclose(one[1], other[1][..., :4], atol=1e-6)
+        assert not other[1][..., 4].any()

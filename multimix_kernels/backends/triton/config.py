@@ -1,7 +1,8 @@
-"""Fixed configurations: tile shapes, warps and stages for each family of GPUs. Nothing is tuned at run time."""
+"""Fixed configurations: tile shapes, warps and stages for each family of GPUs. `tune` tries others if asked to."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -37,7 +38,9 @@ class PairTile:
 
 
 SCRATCH_BYTES = 16 << 20  # the weights of a super-block: a part of the L2 cache
-PARTIAL_BYTES = 12 << 20  # partial sums of gradients
+PARTIAL_BYTES = 12 << 20  # partial sums of gradients; what does not fit is added up in the gradient itself
+PACKED_BYTES = 16 << 20  # padded scores or values; what does not fit is read in place
+MOST_PAIRS_OF_EXAMPLES = 512  # examples, up to which the products of all pairs of them are formed
 ADD_UP_TILE = 32
 # The most examples times classes (both padded to powers of two) that stay on chip without spilled registers.
 ON_CHIP = {"bf16": 128 * 128, "fp16": 128 * 128, "tf32": 128 * 32, "fp32": 128 * 32}
@@ -72,6 +75,9 @@ class Family:
     large: dict[str, Large]  # mixed_large and mix
     two_accumulators: dict[str, Large]  # their gradients by the weights, and mixing
     soft: dict[str, Large]
+    sampler_pairs: int = 16  # at most, in the registers of a thread
+    fused_pairs: int = 16  # the same in `mixed_small`
+    fused_occupancy: int = 1  # programs of it per multiprocessor, for 8 warps
 
     def pair_tile(self, b: int, rows: int, warps: int, most: int = 16) -> PairTile:
         """The pairs of b examples in `rows` rows: as many in the registers of a thread as its warps leave."""
@@ -81,7 +87,7 @@ class Family:
 
     def sampler(self, b: int, wide: bool) -> PairTile:
         """Programs of one warp wait for no other warp's rejects: 32 weights per thread, 8 in float64."""
-        most = 4 if wide else 16
+        most = min(4, self.sampler_pairs) if wide else self.sampler_pairs
         pairs = power_of_two((b + 1) // 2)
         warps = min(8, max(1, pairs // (self.lanes * most)))
         rows = 64 if INTERPRET else max(1, self.lanes * most * warps // pairs)
@@ -93,7 +99,8 @@ class Family:
         if examples * classes > ON_CHIP[operand] or max(examples, classes) > 256:
             return None
         warps = 4 if examples * classes <= 128 * 16 and operand in ("bf16", "fp16") else 8
-        return Small(self.pair_tile(examples, 64 if INTERPRET else 16, warps), classes, 8 // warps)
+        pair = self.pair_tile(examples, 64 if INTERPRET else 16, warps, self.fused_pairs)
+        return Small(pair, classes, 8 // warps * self.fused_occupancy)
 
 
 def _low(large: Large) -> dict[str, Large]:
@@ -106,14 +113,20 @@ NVIDIA = Family(
     lanes=32,
     large=_WIDE | _low(Large(rows=128, classes=128, depth=128, warps=8, stages=2, occupancy=1)),
     two_accumulators=_WIDE | _low(Large(64, 64, 128, 8, 1, 1)),
-    soft=_WIDE | _low(Large(64, 64, 64, 4, 2, 2)),
+    soft=_WIDE | _low(Large(64, 64, 64, 8, 2, 1)),
 )
+# Compiled code decides: with two stages the gradient spills on data-centre Blackwell, and with more than two pairs the
+# fused kernel does on the other Blackwell.
+BLACKWELL = replace(NVIDIA, large=_WIDE | _low(Large(rows=128, classes=128, depth=128, warps=8, stages=1, occupancy=1)))
+SMALL_BLACKWELL = replace(NVIDIA, fused_pairs=2)
 CDNA = Family(  # 64 KiB of shared memory
     lanes=64,
     large=_WIDE | _low(Large(rows=64, classes=128, depth=64, warps=4, stages=1, occupancy=2)),
     two_accumulators=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
     soft=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
 )
+FAMILIES = {10: BLACKWELL, 12: SMALL_BLACKWELL}  # by the major number of the compute capability; others are NVIDIA
+_trial: list[Family] = []
 
 
 def options(warps: int, stages: int, hip: bool = torch.version.hip is not None) -> dict:
@@ -121,9 +134,26 @@ def options(warps: int, stages: int, hip: bool = torch.version.hip is not None) 
     return dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True) | ({} if hip else dict(maxnreg=255))
 
 
-def family() -> Family:
-    """That of the GPUs here."""
-    return CDNA if torch.version.hip else NVIDIA
+@cache
+def _family_of(device: torch.device) -> Family:
+    if device.type != "cuda":
+        return NVIDIA
+    return CDNA if torch.version.hip else FAMILIES.get(torch.cuda.get_device_capability(device)[0], NVIDIA)
+
+
+def family(x: Tensor) -> Family:
+    """That of the device of x, or the one on trial."""
+    return _trial[-1] if _trial else _family_of(x.device)
+
+
+@contextmanager
+def on_trial(family: Family):
+    """Launches use this family inside."""
+    _trial.append(family)
+    try:
+        yield
+    finally:
+        _trial.pop()
 
 
 def programs(x: Tensor) -> int:

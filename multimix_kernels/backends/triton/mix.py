@@ -4,35 +4,42 @@ With weights M (rows, b) in the scratch and values V (b, d): out = M V, dV = M^T
 operations per row, and d bytes-per-element of it in device memory: memory-bound below b of about 200 in bfloat16.
 """
 
+from dataclasses import dataclass
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..reference.stream import Draw
 from . import config
 from .mixed_large import mix_columns
-from .product import dot, round_operand
-from .reduce import add_up, centre
+from .prepare import load_padded
+from .product import dot, nearest, round_operand
+from .reduce import add_up, centre, fits, load_partial, store_partial
 from .sample import Sampler
-from .scratch import blocks, width
+from .scratch import Block, blocks, width
+from .tune import tuned
 
-INTEGERS = ["stored", "rows", "tiles", "splits", "n", "d", "first_location", "first"]
+INTEGERS = ["stored", "rows", "tiles", "splits", "n", "b", "d", "first_location", "first"]
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def mix_kernel(
-    values_ptr, weights_ptr, inverse_ptr, out_ptr,
-    pitch, first_location, first, rows, stored, tiles, n, d,
+    values_ptr, x_location, x_example, x_feature, kept_ptr, weights_ptr, inverse_ptr, out_ptr,
+    first_location, first, rows, stored, tiles, n, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
+    PACKED: tl.constexpr,
 ):  # fmt: skip
     """out (r, n, d) = mu @ values, one tile (R, FEATURES) of it."""
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k, location = place * stored + row, place + first_location
     f = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
-    values_ptr += place * (WIDTH * pitch)
-    mixed = mix_columns(weights_ptr, k, values_ptr, pitch, f, WIDTH, DEPTH, R, FEATURES, OPERAND)
-    mixed = (mixed * tl.load(inverse_ptr + k)[:, None]).to(out_ptr.dtype.element_ty)
+    values_ptr += place * x_location
+    mixed = mix_columns(weights_ptr, k, values_ptr, x_example, x_feature, f, kept_ptr, d,
+                        WIDTH, DEPTH, R, FEATURES, OPERAND, PACKED)  # fmt: skip
+    mixed = nearest(mixed * tl.load(inverse_ptr + k)[:, None], out_ptr.dtype.element_ty)
     out = out_ptr + (location * n + first + row)[:, None] * d + f[None, :]
     tl.store(out, mixed, mask=(row < rows)[:, None] & (f < d)[None, :])
 
@@ -40,17 +47,16 @@ def mix_kernel(
 @triton.jit(do_not_specialize=INTEGERS)
 def values_gradient_kernel(
     grad_ptr, g_location, g_row, g_feature, weights_ptr, inverse_ptr, partial_ptr,
-    first_location, first, rows, stored, splits, d,
+    first_location, first, rows, stored, splits, b, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, HEIGHT: tl.constexpr,
-    OPERAND: tl.constexpr, FIRST: tl.constexpr,
+    OPERAND: tl.constexpr, FIRST: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
-    """Adds a super-block's grad^T mu to partial (places, splits, HEIGHT, WIDTH)."""
+    """Adds a super-block's grad^T mu to partial (places, splits, HEIGHT, WIDTH), or to the gradient (places, b, d)."""
     place = (tl.program_id(0) // splits).to(tl.int64)
     split = tl.program_id(0) % splits
     f = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
     i = tl.program_id(2) * DEPTH + tl.arange(0, DEPTH)
-    at = (tl.program_id(0).to(tl.int64) * HEIGHT + f[:, None]) * WIDTH + i[None, :]
-    total = tl.zeros((FEATURES, DEPTH), tl.float32) if FIRST else tl.load(partial_ptr + at)
+    total = load_partial(partial_ptr, place, f, i, b, d, FIRST, HEIGHT, WIDTH, IN_PLACE)
     grad_ptr += (place + first_location) * g_location
     for tile in range(split, tl.cdiv(rows, R), splits):
         row = tile * R + tl.arange(0, R)
@@ -59,103 +65,199 @@ def values_gradient_kernel(
                     mask=(row < rows)[None, :] & (f < d)[:, None], other=0.0)  # fmt: skip
         g = round_operand(g.to(tl.float32) * tl.load(inverse_ptr + k)[None, :], OPERAND)
         total = dot(g, tl.load(weights_ptr + k[:, None] * WIDTH + i[None, :]), total, OPERAND)
-    tl.store(partial_ptr + at, total)
+    store_partial(partial_ptr, total, place, f, i, b, d, HEIGHT, WIDTH, IN_PLACE)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def weights_gradient_kernel(
-    grad_ptr, g_location, g_row, g_feature, values_ptr, pitch, out_ptr,
+    grad_ptr, g_location, g_row, g_feature, values_ptr, x_location, x_example, x_feature, kept_ptr, out_ptr,
     first_location, first, rows, stored, tiles, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
+    PACKED: tl.constexpr, ADD: tl.constexpr,
 ):  # fmt: skip
-    """out (places, stored, WIDTH) = grad @ values^T."""
+    """out (places, stored, WIDTH) = grad @ values^T, added to what is there if ADD."""
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     i = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)
     grad_ptr += (place + first_location) * g_location
-    values_ptr += place * (WIDTH * pitch)
+    values_ptr += place * x_location
     source = first + row.to(tl.int64)
-    total = tl.zeros((R, DEPTH), tl.float32)
+    at = (place * stored + row)[:, None] * WIDTH + i[None, :]
+    total = tl.load(out_ptr + at) if ADD else tl.zeros((R, DEPTH), tl.float32)
     for start in range(0, d, FEATURES):
         f = start + tl.arange(0, FEATURES)
         g = tl.load(grad_ptr + source[:, None] * g_row + f[None, :] * g_feature,
                     mask=(row < rows)[:, None] & (f < d)[None, :], other=0.0)  # fmt: skip
-        v = tl.load(values_ptr + i[None, :] * pitch + f[:, None])
+        v = load_padded(values_ptr, x_example, x_feature, i[None, :], f[:, None], kept_ptr, d, PACKED)
         total = dot(round_operand(g, OPERAND), round_operand(v, OPERAND), total, OPERAND)
-    tl.store(out_ptr + (place * stored + row)[:, None] * WIDTH + i[None, :], total)
+    tl.store(out_ptr + at, total)
 
 
-def _sizes(values, sampler, table):
-    operand = config.operand(values)
-    shape, wide = table[operand], width(sampler.b)
-    depth, features = min(wide, shape.depth), min(config.power_of_two(max(16, values.shape[2])), shape.classes)
-    sizes = dict(WIDTH=wide, DEPTH=depth, R=shape.rows, FEATURES=features, OPERAND=operand)
-    return shape, sizes, config.options(shape.warps, shape.stages)
+@dataclass(frozen=True)
+class Sizes:
+    """Of tiles over rows, examples and features."""
+
+    shape: config.Large
+    operand: str
+    width: int
+    depth: int
+    features: int
+
+    @property
+    def columns(self) -> int:
+        """Tiles over examples."""
+        return self.width // self.depth
+
+    @property
+    def options(self) -> dict:
+        """Keyword arguments of a launch."""
+        sizes = dict(WIDTH=self.width, DEPTH=self.depth, R=self.shape.rows, FEATURES=self.features)
+        return sizes | dict(OPERAND=self.operand) | config.options(self.shape.warps, self.shape.stages)
 
 
-def _pack(values, wide: int, features: int):
-    """Padded values (L, wide, features)."""
-    packed = values.new_zeros((values.shape[0], wide, features))
-    packed[:, : values.shape[1], : values.shape[2]] = values
-    return packed
+def sizes_for(table: dict[str, config.Large], operand: str, b: int, d: int) -> Sizes:
+    """Of b examples with d features."""
+    shape, wide = table[operand], width(b)
+    return Sizes(shape, operand, wide, min(wide, shape.depth), min(config.power_of_two(max(16, d)), shape.classes))
+
+
+@dataclass
+class Values:
+    """Values (L, b, d) as kernels take them: padded, or in place; with zeros for those of ignored examples."""
+
+    tensor: Tensor
+    strides: tuple[int, ...]
+    kept: Tensor
+    packed: bool
+
+    def arguments(self) -> tuple:
+        """The arguments values_ptr ... kept_ptr of a kernel."""
+        return self.tensor, *self.strides, self.kept
+
+
+def pack(values: Tensor, left_out: Tensor | None, wide: int, features: int) -> Values:
+    """Padded to (L, wide, features) if that is not too large."""
+    places, b, d = values.shape
+    kept = values.new_zeros((wide,), dtype=torch.int8)
+    kept[:b] = 1 if left_out is None else left_out == 0
+    if places * wide * features * values.itemsize > config.PACKED_BYTES:
+        return Values(values, values.stride(), kept, False)
+    packed = values.new_zeros((places, wide, features))
+    packed[:, :b, :d] = values if left_out is None else values.masked_fill((left_out != 0).unsqueeze(1), 0)
+    return Values(packed, packed.stride(), kept, True)
+
+
+def launch_mix(values: Values, block: Block, out: Tensor, sizes: Sizes, first_location: int, first: int) -> None:
+    """Fills rows first ... of the locations first_location ... of out (r, n, d)."""
+    _, n, d = out.shape
+    tiles = block.stored // sizes.shape.rows
+    mix_kernel[(block.places * tiles, triton.cdiv(d, sizes.features))](
+        *values.arguments(), block.weights, block.inverse, out, first_location, first, block.rows, block.stored, tiles,
+        n, d, PACKED=values.packed, **sizes.options,
+    )  # fmt: skip
+
+
+class ValuesGradient:
+    """mu^T grad, added up over the blocks of some locations."""
+
+    def __init__(self, out: Tensor, sizes: Sizes, block: Block, most: int) -> None:
+        """out (L, b, d) is that of the locations of this first block; at most `most` partial sums fit."""
+        self.out, self.sizes = out, sizes
+        self.chunks = triton.cdiv(out.shape[2], sizes.features)
+        programs = config.programs(out) * sizes.shape.occupancy
+        splits = programs // (block.places * self.chunks * sizes.columns)
+        self.height = self.chunks * sizes.features
+        self.in_place = not fits(self.height, sizes.width)
+        self.splits = (
+            1 if self.in_place else max(1, min(splits, most // block.places, block.stored // sizes.shape.rows))
+        )
+        shape = (block.places, self.splits, self.height, sizes.width)
+        self.partial = out if self.in_place else out.new_empty(shape)
+
+    def add(self, grad: Tensor, block: Block, first_location: int, first: int) -> None:
+        """The part of a block, whose grad is that of rows first ... of the locations first_location ..."""
+        _, b, d = self.out.shape
+        values_gradient_kernel[(block.places * self.splits, self.chunks, self.sizes.columns)](
+            grad, *grad.stride(), block.weights, block.inverse, self.partial, first_location, first,
+            block.rows, block.stored, self.splits, b, d, HEIGHT=self.height, FIRST=block.first == 0,
+            IN_PLACE=self.in_place, **self.sizes.options,
+        )  # fmt: skip
+
+    def finish(self, scale) -> None:
+        """Writes scale times the sum."""
+        add_up(self.partial, self.out, scale)
+
+
+def launch_weights_gradient(
+    grad: Tensor, values: Values, block: Block, sizes: Sizes, first_location: int, first: int, add: bool
+) -> None:
+    """Fills the block's gradient by the weights, or adds to it."""
+    tiles = block.stored // sizes.shape.rows
+    weights_gradient_kernel[(block.places * tiles, sizes.columns)](
+        grad, *grad.stride(), *values.arguments(), block.gradient, first_location, first, block.rows, block.stored,
+        tiles, grad.shape[2], PACKED=values.packed, ADD=add, **sizes.options,
+    )  # fmt: skip
+
+
+def most_places(height: int, wide: int) -> int:
+    """Locations whose partial sums (height, wide) fit, one each."""
+    return max(1, config.PARTIAL_BYTES // (4 * height * wide))
 
 
 def mix(values, attention, ignored, draw):
     """Convex combinations (r, n, d)."""
+    sampler = Sampler(values.shape[1], attention, ignored, Draw(*draw))
+    flags = tuple(sampler.flags.values())
+    return tuned("mix", values, sampler.b, sampler.draw.n, flags, lambda: _mix(values, sampler))
+
+
+def _mix(values: Tensor, sampler: Sampler) -> Tensor:
     r, b, d = values.shape
-    sampler = Sampler(b, attention, ignored, Draw(*draw))
-    n = sampler.draw.n
-    out = values.new_empty((r, n, d))
-    shape, sizes, options = _sizes(values, sampler, config.family().two_accumulators)
-    height = triton.cdiv(d, sizes["FEATURES"]) * sizes["FEATURES"]
-    most = max(1, config.PARTIAL_BYTES // (values.itemsize * height * sizes["WIDTH"]))
+    out = values.new_empty((r, sampler.draw.n, d))
+    sizes = sizes_for(config.family(values).two_accumulators, config.operand(values), b, d)
+    height = triton.cdiv(d, sizes.features) * sizes.features
+    most = most_places(height, sizes.width)
     with config.on_device(values):
-        for block in blocks(sampler, r, values.dtype, sizes["OPERAND"], False, most):
+        for block in blocks(sampler, r, values.dtype, sizes.operand, False, most):
             if block.first == 0:
-                packed = _pack(values[block.first_location :][: block.places], sizes["WIDTH"], height)
-            tiles = block.stored // shape.rows
-            mix_kernel[(block.places * tiles, triton.cdiv(d, sizes["FEATURES"]))](
-                packed, block.weights, block.inverse, out, height, block.first_location, block.first,
-                block.rows, block.stored, tiles, n, d, **sizes, **options,
-            )  # fmt: skip
+                here = slice(block.first_location, block.first_location + block.places)
+                packed = pack(values[here], sampler.left_out, sizes.width, height)
+            launch_mix(packed, block, out, sizes, block.first_location, block.first)
     return out
 
 
 def mix_backward(grad, values, want_values, want_attention, attention, ignored, draw):
     """Gradients of values (r, b, d) and attention (r, b), in float32."""
+    sampler = Sampler(values.shape[1], attention, ignored, Draw(*draw))
+    want = want_values, want_attention
+    flags = (want, tuple(sampler.flags.values()))
+    return tuned(
+        "mix_backward", values, sampler.b, sampler.draw.n, flags, lambda: _mix_backward(grad, values, want, sampler)
+    )
+
+
+def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler: Sampler) -> tuple[Tensor, Tensor]:
     r, b, d = values.shape
-    sampler = Sampler(b, attention, ignored, Draw(*draw))
+    want_values, want_attention = want
     grad_values = values.new_empty((r, b, d) if want_values else (0,), dtype=torch.float32)
     grad_attention = values.new_zeros((r, b) if want_attention else (0,), dtype=torch.float32)
-    shape, sizes, options = _sizes(values, sampler, config.family().large)
-    wide, operand, columns = sizes["WIDTH"], sizes["OPERAND"], sizes["WIDTH"] // sizes["DEPTH"]
-    two, two_sizes, two_options = _sizes(values, sampler, config.family().two_accumulators)
-    chunks = triton.cdiv(d, sizes["FEATURES"])
-    height = chunks * sizes["FEATURES"]
-    most = max(1, config.PARTIAL_BYTES // (4 * height * wide))
-    partial = packed = values
+    family, operand = config.family(values), config.operand(values)
+    sizes, two = (sizes_for(table, operand, b, d) for table in (family.large, family.two_accumulators))
+    height = triton.cdiv(d, sizes.features) * sizes.features
+    most = most_places(height, sizes.width)
     with config.on_device(values):
         for block in blocks(sampler, r, values.dtype, operand, want_attention, most):
-            tiles = block.stored // shape.rows
             here = slice(block.first_location, block.first_location + block.places)
-            place = (block.first_location, block.first, block.rows, block.stored)
+            place = block.first_location, block.first
+            if block.first == 0 and want_values:
+                total = ValuesGradient(grad_values[here], sizes, block, most)
+            if block.first == 0 and want_attention:
+                packed = pack(values[here], sampler.left_out, sizes.width, height)
             if want_values:
-                if block.first == 0:
-                    splits = config.programs(values) * shape.occupancy // (block.places * chunks * columns)
-                    splits = max(1, min(splits, most // block.places, tiles))
-                    partial = values.new_empty((block.places, splits, height, wide), dtype=torch.float32)
-                values_gradient_kernel[(block.places * splits, chunks, columns)](
-                    grad, *grad.stride(), block.weights, block.inverse, partial, *place, splits, d,
-                    **sizes, HEIGHT=height, FIRST=block.first == 0, **options,
-                )  # fmt: skip
+                total.add(grad, block, *place)
                 if block.last:
-                    add_up(partial, grad_values[here], 1.0, None, None)
+                    total.finish(1.0)
             if want_attention:
-                if block.first == 0:
-                    packed = _pack(values[here], wide, height)
-                tiles = block.stored // two.rows
-                weights_gradient_kernel[(block.places * tiles, wide // two_sizes["DEPTH"])](
-                    grad, *grad.stride(), packed, height, block.gradient, *place, tiles, d, **two_sizes, **two_options
-                )
-                centre(block, grad_attention[here])
+                launch_weights_gradient(grad, packed, block, two, *place, add=False)
+                centre(block, sampler.attention[here], grad_attention[here])
     return grad_values, grad_attention

@@ -17,18 +17,21 @@ import triton.language as tl
 
 from . import config
 from .draw import as_rows, draw_tile, load_pair, row_sum
+from .mixed_large import row_factor
+from .prepare import prepare
 from .product import dot, round_operand
 from .reduce import add_up
 from .sample import Sampler
 from .stream import LN2, LOG2E
-from .target import Target
+from .target import Target, Upstream, upstream_arguments
 
 INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def mixed_small_kernel(
-    scores_ptr, targets_ptr, mass_ptr, keep, uniform_part, grad_rows_ptr, rows_ptr, sums_ptr, partial_ptr,
+    scores_ptr, targets_ptr, mass_ptr, keep, uniform_part, grad_rows_ptr, g_location, g_row, grad_scale_ptr,
+    rows_ptr, sums_ptr, partial_ptr,
     first_location, splits, c,
     seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, row_offset, n, b, m, low, low_rest, high, high_rest,
     E: tl.constexpr, R: tl.constexpr, G: tl.constexpr, CLASSES: tl.constexpr,
@@ -60,7 +63,10 @@ def mixed_small_kernel(
         total = row_sum(even_wide, odd_wide)
         inverse = tl.where(total == 0, 0.0, 1.0 / tl.where(total == 0, 1.0, total))
         mass = row_sum(even_wide * mass_even, odd_wide * mass_odd) * inverse
-        weights = as_rows(even, odd, E, R, G)
+        # Rows without weights have no gradient; zero times the -inf of a masked class would be NaN there.
+        empty = tl.reshape(total == 0, (1, R, 1))
+        one = tl.full((), 1.0, even.dtype)
+        weights = as_rows(tl.where(empty, one, even), tl.where(empty, one, odd), E, R, G)
         # Read in the loop, from the first-level cache: kept outside they would be kept in registers.
         scores = round_operand(tl.load(scores_ptr + operands), OPERAND)
         targets = round_operand(tl.load(targets_ptr + operands), OPERAND)
@@ -72,7 +78,7 @@ def mixed_small_kernel(
         shifted = logits - tl.max(tl.where(j < c, logits, float("-inf")), 0)[None, :]
         exponential = tl.where(j < c, tl.exp2(shifted * LOG2E), 0.0)
         z = tl.sum(exponential, 0)
-        loss = tl.sum(mixed * (tl.log2(z) * LN2)[None, :] - mixed * tl.where(j < c, shifted, 0.0), 0)
+        loss = tl.sum(tl.where(mixed != 0, mixed * ((tl.log2(z) * LN2)[None, :] - shifted), 0.0), 0)
         loss = tl.where(k < n, loss + mass * 0.0, 0.0)  # a label that does not exist has a NaN mass
         if ROWS:
             tl.store(rows_ptr + location.to(tl.int64) * n + k, loss, mask=k < n)
@@ -80,7 +86,9 @@ def mixed_small_kernel(
         if GRADIENT:
             factor = tl.where(c == 1, 0.0, inverse)  # one class: exactly nothing, whatever the rounding
             if WEIGHTED:
-                factor *= tl.load(grad_rows_ptr + location.to(tl.int64) * n + k, mask=k < n, other=0.0)
+                factor *= row_factor(
+                    grad_rows_ptr, g_location, g_row, grad_scale_ptr, location.to(tl.int64), 0, k, n, True
+                )
             delta = (exponential * (mass / z)[None, :] - mixed) * factor[None, :]
             rounded = round_operand(delta, OPERAND)
             gradient = dot(rounded, weights, gradient, OPERAND)
@@ -88,38 +96,43 @@ def mixed_small_kernel(
                 rest = round_operand(delta - rounded.to(tl.float32), OPERAND)
                 gradient = dot(rest, weights, gradient, OPERAND)
         first += splits.to(tl.int64) * R
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(total_loss))
+    tl.store(sums_ptr + tl.program_id(0), tl.sum(total_loss).to(tl.float64))
     if GRADIENT:
         at = tl.program_id(0).to(tl.int64) * (CLASSES * B)
         columns = tl.arange(0, CLASSES)[:, None] * B + tl.arange(0, B)[None, :]
         tl.store(partial_ptr + at + columns, gradient)
 
 
-def launch(scores, target: Target, sampler: Sampler, operand: str, rows, grad_rows, scale, gradient):
-    """Fills rows (r, n) and gradient (r, b, c), where given; returns the sum of all row losses, one float64 element."""
+def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstream: Upstream | None, scale, gradient):
+    """Fills rows (r, n) and gradient (r, b, c), where given.
+
+    Returns the programs' sums of row losses, in float64, and the masses of the targets.
+    """
     r, b, c = scores.shape
-    shape = config.family().mixed_small(b, c, operand)
+    shape = config.family(scores).mixed_small(b, c, operand)
     if shape is None:
         raise ValueError(f"scores: {b} examples and {c} classes do not fit on chip")
     classes, width = shape.classes, 2 * shape.pair.registers * shape.pair.groups
     places = min(r, max(1, config.PARTIAL_BYTES // (4 * classes * width)))
     tiles = triton.cdiv(sampler.draw.n, shape.pair.rows)
     splits = max(1, min(tiles, config.programs(scores) * shape.occupancy // places))
-    sums = scores.new_empty((r * splits,), dtype=torch.float32)
-    padded = scores.new_zeros((places, classes, width))
-    targets = target.padded(classes, width, scores.dtype)
+    sums = scores.new_empty((r * splits,), dtype=torch.float64)
     partial = sums if gradient is None else scores.new_empty((places, splits, classes, width), dtype=torch.float32)
+    from_above = upstream_arguments(upstream, sums)
     with config.on_device(scores):
         for first in range(0, r, places):
-            count = min(places, r - first)
-            padded[:count, :c, :b] = scores[first : first + count].mT
+            here = slice(first, min(first + places, r))
+            count = here.stop - first
+            ready = prepare(
+                scores[here], target, sampler.left_out, width, classes, operand, transposed=True, targets=scores.dtype
+            )
             mixed_small_kernel[(count * splits,)](
-                padded, targets, target.mass, target.keep, target.uniform, sums if grad_rows is None else grad_rows,
+                ready.scores, ready.targets, ready.mass, target.keep, target.uniform, *from_above,
                 sums if rows is None else rows, sums[first * splits :], partial, first, splits, c, *sampler.arguments(),
                 shape.pair.registers, shape.pair.rows, shape.pair.groups, classes, **sampler.flags, OPERAND=operand,
                 LABELS=target.by_label, ROWS=rows is not None, GRADIENT=gradient is not None,
-                WEIGHTED=grad_rows is not None, **config.options(shape.pair.warps, 1)
+                WEIGHTED=upstream is not None, **config.options(shape.pair.warps, 1)
             )  # fmt: skip
             if gradient is not None:
-                add_up(partial[:count], gradient[first : first + count], scale, None, None)
-    return sums.sum(dtype=torch.float64)
+                add_up(partial[:count], gradient[here], scale)
+    return sums, ready.mass

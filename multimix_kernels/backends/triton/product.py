@@ -7,10 +7,21 @@ from .stream import INTERPRET
 
 
 @triton.jit
+def nearest(x, TYPE: tl.constexpr):
+    """x in another floating-point type, rounded to nearest even."""
+    if INTERPRET and tl.bfloat16 == TYPE:  # the interpreter cuts bits off
+        x = x.to(tl.float32)
+        bits = x.to(tl.int32, bitcast=True)
+        up = (bits + 0x7FFF + ((bits >> 16) & 1)) & -65536
+        x = tl.where(x == x, up.to(tl.float32, bitcast=True), x)
+    return x.to(TYPE)
+
+
+@triton.jit
 def round_operand(x, OPERAND: tl.constexpr):
     """As a matrix product will read it: "tf32" rounds to nearest here, as the hardware would cut bits off."""
     if OPERAND == "bf16":
-        result = x.to(tl.bfloat16)
+        result = nearest(x, tl.bfloat16)
     elif OPERAND == "fp16":
         result = x.to(tl.float16)
     elif OPERAND == "tf32":

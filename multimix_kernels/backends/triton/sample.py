@@ -62,8 +62,9 @@ class Sampler:
         self.b, self.draw = b, draw
         placeholder = draw.seed
         self.attention = placeholder if attention is None else attention.to(torch.float32).contiguous()
+        self.left_out = None if ignored is None else ignored.contiguous().view(torch.int8)
         # Two examples to a word, as kernels draw them.
-        self.ignored = placeholder if ignored is None else pad(ignored.to(torch.int8), (0, b % 2)).view(torch.int16)
+        self.ignored = placeholder if self.left_out is None else _even(self.left_out).view(torch.int16)
         self.flags = dict(
             KIND=_kind(draw), PER_EXAMPLE=draw.alpha is not None, SUBSET=draw.m < b,
             ATTENTION=attention is not None, IGNORED=ignored is not None,
@@ -84,7 +85,7 @@ class Sampler:
     ) -> None:
         """Fills out (L, N, width) from the given location and row; with `inverse` (L, N) it is a scratch."""
         places, stored, width = out.shape
-        shape = config.family().sampler(width, self.flags["KIND"] == LOG_SPACE.value)
+        shape = config.family(out).sampler(width, self.flags["KIND"] == LOG_SPACE.value)
         with config.on_device(out):
             tiles = triton.cdiv(stored, shape.rows)
             sample_kernel[(tiles * places,)](
@@ -93,6 +94,10 @@ class Sampler:
                 **self.flags, OPERAND=operand, SCRATCH=inverse is not None, PLAIN=plain is not None, WIDTH=width,
                 **config.options(shape.warps, 1)
             )  # fmt: skip
+
+
+def _even(x: Tensor) -> Tensor:
+    return x if x.shape[0] % 2 == 0 and x.data_ptr() % 2 == 0 else pad(x, (0, x.shape[0] % 2)).clone()
 
 
 def _kind(draw: Draw) -> int:

@@ -28,6 +28,7 @@ class Block:
     inverse: Tensor
     plain: Tensor | None
     gradient: Tensor | None
+    logits: Tensor | None
 
     @property
     def places(self) -> int:
@@ -46,11 +47,11 @@ def width(b: int) -> int:
 
 
 def blocks(
-    sampler: Sampler, r: int, dtype: torch.dtype, operand: str, attention: bool, most_places: int
+    sampler: Sampler, r: int, dtype: torch.dtype, operand: str, attention: bool, most_places: int, classes: int = 0
 ) -> Iterator[Block]:
-    """The blocks of all rows, those of the same locations one after the other."""
+    """The blocks of all rows, those of the same locations one after the other; with room for logits if asked for."""
     n, wide = sampler.draw.n, width(sampler.b)
-    row_bytes = wide * dtype.itemsize + 12 + (8 * wide if attention else 0)
+    row_bytes = wide * dtype.itemsize + 12 + (8 * wide if attention else 0) + 4 * classes
     budget = max(1, config.SCRATCH_BYTES // (row_bytes * ROWS))
     padded = -(-n // ROWS)
     chunk = min(padded, budget) * ROWS
@@ -58,7 +59,8 @@ def blocks(
     new = sampler.draw.seed.new_empty
     weights = new((places * chunk * wide,), dtype=dtype)
     inverse = new((places * chunk,), dtype=torch.float32)
-    plain, gradient = (new((weights.numel(),), dtype=torch.float32) if attention else None for _ in range(2))
+    plain, gradient = (new((places * chunk * wide,), dtype=torch.float32) if attention else None for _ in range(2))
+    logits = new((places * chunk * classes,), dtype=torch.float32) if classes else None
     for first_location in range(0, r, places):
         count = min(places, r - first_location)
         for first in range(0, n, chunk):
@@ -71,6 +73,7 @@ def blocks(
             block = Block(
                 first_location, first, rows, first + chunk >= n, view(weights, count, stored, wide),
                 view(inverse, count, stored), view(plain, count, stored, wide), view(gradient, count, stored, wide),
+                view(logits, count, stored, classes),
             )  # fmt: skip
             sampler.write(block.weights, block.inverse, block.plain, operand, first_location, first)
             yield block

@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 
 from . import config
-from .mixed_large import mix_columns, row_factor
+from .mixed_large import add_to_sum, mix_columns, row_factor
+from .prepare import Prepared, load_padded, prepare
 from .product import dot, round_operand
 from .reduce import centre
 from .sample import Sampler
-from .scratch import blocks, width
-from .stream import LN2, LOG2E
-from .target import Target
+from .scratch import Block, blocks, width
+from .stream import LN2, LOG2E, LOWEST
+from .target import Target, Upstream, upstream_arguments
 
 
 @triton.jit
@@ -27,31 +28,52 @@ def load_logits(logits_ptr, l_row, l_class, k, j, rows_inside, c):
     return tl.load(at, mask=rows_inside[:, None] & (j < c)[None, :], other=0.0)
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first", "ignore_index"])
+INTEGERS = [
+    "stored",
+    "rows",
+    "tiles",
+    "n",
+    "b",
+    "c",
+    "first_location",
+    "first",
+    "l_first_location",
+    "l_first",
+    "o_rows",
+]
+
+
+@triton.jit(do_not_specialize=[*INTEGERS, "ignore_index"])
 def soft_kernel(
-    logits_ptr, l_location, l_units, l_class, target_ptr, pitch, mass_ptr, keep, uniform_part, ignore_index,
-    weights_ptr, inverse_ptr, grad_rows_ptr, rows_ptr, sums_ptr, gradient_ptr, weights_gradient_ptr, scale_ptr, scale,
-    first_location, first, rows, stored, tiles, n, b, c,
+    logits_ptr, l_location, l_units, l_class, l_first_location, l_first, o_rows,
+    target_ptr, t_example, t_class, kept_ptr, mass_ptr, keep, uniform_part, ignore_index, weights_ptr, inverse_ptr,
+    grad_rows_ptr, g_location, g_row, grad_scale_ptr, rows_ptr, sums_ptr, gradient_ptr, weights_gradient_ptr,
+    scale_ptr, scale, first_location, first, rows, stored, tiles, n, b, c,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, OPERAND: tl.constexpr,
-    LABELS: tl.constexpr, ROWS: tl.constexpr, GRADIENT: tl.constexpr, WEIGHTS: tl.constexpr, WEIGHTED: tl.constexpr,
-    SCALED: tl.constexpr, UNIT: tl.constexpr, OUT_UNIT: tl.constexpr,
+    PACKED: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr, GRADIENT: tl.constexpr, WEIGHTS: tl.constexpr,
+    WEIGHTED: tl.constexpr, SCALED: tl.constexpr, UNIT: tl.constexpr, OUT_UNIT: tl.constexpr,
 ):  # fmt: skip
-    """Row losses, or their sum over the tile; gradients (r, n, c); d loss / d mu (places, stored, WIDTH)."""
+    """Row losses; their sum over the tile, added to sums; gradients by logits; d loss / d mu (places, stored, WIDTH).
+
+    Logits, and their gradients with o_rows rows to a location, begin at l_first_location and l_first.
+    """
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     real = row < rows
     # In units, so that the compiler sees how wide loads and stores may be.
     l_row, o_row = l_units * UNIT, (c // OUT_UNIT) * OUT_UNIT
     k, location = place * stored + row, place + first_location
-    logits_ptr += location * l_location
-    source = first + row.to(tl.int64)
+    logits_ptr += (place + l_first_location) * l_location
+    source = l_first + row.to(tl.int64)
     top = tl.full((R,), float("-inf"), tl.float32)
     z = tl.zeros((R,), tl.float32)
     score_sum = tl.zeros((R,), tl.float32)
     for start in range(0, c, CLASSES):
         j = start + tl.arange(0, CLASSES)
         logits = load_logits(logits_ptr, l_row, l_class, source, j, real, c).to(tl.float32)
-        score_sum += tl.sum(logits, 1)
+        # A class masked with -inf costs nothing without smoothing.
+        masked = (logits == float("-inf")) & (uniform_part == 0)
+        score_sum += tl.sum(tl.where(masked, 0.0, logits), 1)
         logits = tl.where((j < c)[None, :], logits * LOG2E, float("-inf"))
         higher = tl.maximum(top, tl.max(logits, 1))
         z = z * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
@@ -64,7 +86,7 @@ def soft_kernel(
         base, rest = lse * 0.0, lse * LN2
     score_sum -= base * c
     inverse = tl.load(inverse_ptr + k)
-    factor = row_factor(grad_rows_ptr, location, n, first, row, rows, WEIGHTED)
+    factor = row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, WEIGHTED)
     share = tl.zeros((R,), tl.float32)
     on_target = tl.zeros((R,), tl.float32)
     for start in range(0, WIDTH, DEPTH):
@@ -83,9 +105,10 @@ def soft_kernel(
             for column in range(0, c, CLASSES):
                 j = column + tl.arange(0, CLASSES)
                 logits = load_logits(logits_ptr, l_row, l_class, source, j, real, c)
+                logits = tl.where(logits == float("-inf"), LOWEST, logits)
                 if OPERAND == "fp32":
                     logits -= base[:, None]
-                y = tl.load(target_ptr + i[None, :] * pitch + j[:, None])
+                y = load_padded(target_ptr, t_example, t_class, i[None, :], j[:, None], kept_ptr, c, PACKED)
                 hit = dot(round_operand(logits, OPERAND), round_operand(y, OPERAND), hit, OPERAND)
             spread = tl.where(inside, uniform_part, 0.0)
         hit = hit * keep + score_sum[:, None] * spread[None, :]
@@ -100,8 +123,8 @@ def soft_kernel(
     loss = tl.where(c == 1, share * 0.0, loss)
     loss = tl.where(real, loss, 0.0)
     if ROWS:
-        tl.store(rows_ptr + location * n + source, loss, mask=real)
-    tl.store(sums_ptr + tl.program_id(0), tl.sum(loss))
+        tl.store(rows_ptr + location * n + first + row, loss, mask=real)
+    add_to_sum(sums_ptr, loss)
     if GRADIENT:
         if SCALED:
             scale = scale * tl.load(scale_ptr)
@@ -118,48 +141,81 @@ def soft_kernel(
                     w = tl.load(weights_ptr + k[:, None] * WIDTH + i[None, :])
                     mixed = dot(w, round_operand(y, OPERAND), mixed, OPERAND)
             else:
-                mixed = mix_columns(weights_ptr, k, target_ptr, pitch, j, WIDTH, DEPTH, R, CLASSES, OPERAND)
+                mixed = mix_columns(
+                    weights_ptr, k, target_ptr, t_example, t_class, j, kept_ptr, c,
+                    WIDTH, DEPTH, R, CLASSES, OPERAND, PACKED,
+                )  # fmt: skip
             mixed = mixed * (inverse * keep)[:, None] + spread_row[:, None]
             logits = load_logits(logits_ptr, l_row, l_class, source, j, real, c).to(tl.float32)
             delta = tl.exp2(logits * LOG2E - lse[:, None]) * share[:, None] - mixed
             delta = tl.where(c == 1, 0.0, delta * factor[:, None])
-            out = gradient_ptr + (location * n + source)[:, None] * o_row + j[None, :]
+            out = gradient_ptr + ((place + l_first_location) * o_rows + source)[:, None] * o_row + j[None, :]
             tl.store(out, delta, mask=real[:, None] & (j < c)[None, :])
 
 
-def launch(logits, target: Target, sampler: Sampler, rows, grad_rows, scale, gradient, grad_attention):
-    """Fills rows (r, n), gradient (r, n, c), grad_attention (r, b), where given; returns the sum of all row losses."""
-    r, n, c = logits.shape
-    operand, wide, b = config.operand(logits), width(sampler.b), sampler.b
-    shape = config.family().soft[operand]
+def target_for(target: Target, left_out, wide: int, c: int, classes: int, dtype: torch.dtype) -> Prepared:
+    """Masses, and of probabilities padded targets, if that is not too large."""
+    width_of_all = -(-c // classes) * classes
+    padded = not target.by_label and wide * width_of_all * dtype.itemsize <= config.PACKED_BYTES
+    return prepare(None, target, left_out, wide, width_of_all, "", targets=dtype if padded else None)
+
+
+def launch_block(
+    logits, l_first_location: int, l_first: int, target: Target, ready: Prepared, block: Block, sampler: Sampler,
+    operand: str, rows, sums, upstream: Upstream | None, scale, gradient, want_weights: bool,
+) -> None:  # fmt: skip
+    """One super-block; its logits and their gradient (contiguous) begin at the given location and row."""
+    _, _, c = logits.shape
+    shape, wide = config.family(logits).soft[operand], width(sampler.b)
     depth, classes = min(wide, shape.depth), min(config.power_of_two(max(16, c)), shape.classes)
-    new, scaled, weighted = sampler.draw.seed.new_empty, isinstance(scale, torch.Tensor), grad_rows is not None
-    values = target.values if target.by_label else target.packed(wide, -(-c // classes) * classes, logits.dtype)
+    scaled, tiles = isinstance(scale, torch.Tensor), block.stored // shape.rows
     aligned = logits.stride(2) == 1 and logits.stride(0) * logits.itemsize % 16 == 0
     unit = config.unit(logits.stride(1)) if aligned else 1
-    if grad_attention is not None:
+    packed = target.by_label or ready.targets is not ready.mass
+    values = target.values if not packed or target.by_label else ready.targets
+    soft_kernel[(block.places * tiles,)](
+        logits, logits.stride(0), logits.stride(1) // unit, logits.stride(2), l_first_location, l_first,
+        logits.shape[1], values, *((0, 0) if target.by_label else values.stride()), ready.kept, ready.mass,
+        target.keep, target.uniform, target.ignore_index, block.weights, block.inverse,
+        *upstream_arguments(upstream, sums), sums if rows is None else rows, sums,
+        sums if gradient is None else gradient, block.gradient if want_weights else sums,
+        scale if scaled else sums, 1.0 if scaled else scale,
+        block.first_location, block.first, block.rows, block.stored, tiles, sampler.draw.n, sampler.b, c,
+        WIDTH=wide, DEPTH=depth, R=shape.rows, CLASSES=classes, OPERAND=operand, PACKED=packed, LABELS=target.by_label,
+        ROWS=rows is not None, GRADIENT=gradient is not None, WEIGHTS=want_weights, WEIGHTED=upstream is not None,
+        SCALED=scaled, UNIT=unit, OUT_UNIT=config.unit(c), **config.options(shape.warps, shape.stages),
+    )  # fmt: skip
+
+
+def new_sums(block: Block, rows: int) -> torch.Tensor:
+    """A sum for each tile of the first, largest block."""
+    return block.inverse.new_zeros((block.places * (block.stored // rows),), dtype=torch.float64)
+
+
+def launch(logits, target: Target, sampler: Sampler, rows, upstream: Upstream | None, scale, gradient, grad_attention):
+    """Fills rows (r, n), gradient (r, n, c), grad_attention (r, b), where given.
+
+    Returns the programs' sums of row losses, in float64, and the masses of the targets.
+    """
+    r, _, c = logits.shape
+    operand, wide = config.operand(logits), width(sampler.b)
+    shape = config.family(logits).soft[operand]
+    want_weights = grad_attention is not None
+    if want_weights:
         grad_attention.zero_()
-    sums = []
     with config.on_device(logits):
-        for block in blocks(sampler, r, logits.dtype, operand, grad_attention is not None, r):
-            tiles = block.stored // shape.rows
-            sums.append(new((block.places * tiles,), dtype=torch.float32))
-            unused = sums[-1]
-            soft_kernel[(block.places * tiles,)](
-                logits, logits.stride(0), logits.stride(1) // unit, logits.stride(2), values, values.stride(0),
-                target.mass, target.keep, target.uniform, target.ignore_index, block.weights, block.inverse,
-                grad_rows if weighted else unused, unused if rows is None else rows, unused,
-                unused if gradient is None else gradient, unused if block.gradient is None else block.gradient,
-                scale if scaled else unused, 1.0 if scaled else scale,
-                block.first_location, block.first, block.rows, block.stored, tiles, n, b, c,
-                WIDTH=wide, DEPTH=depth, R=shape.rows, CLASSES=classes, OPERAND=operand, LABELS=target.by_label,
-                ROWS=rows is not None, GRADIENT=gradient is not None, WEIGHTS=grad_attention is not None,
-                WEIGHTED=weighted, SCALED=scaled, UNIT=unit, OUT_UNIT=config.unit(c),
-                **config.options(shape.warps, shape.stages),
+        classes = min(config.power_of_two(max(16, c)), shape.classes)
+        ready = target_for(target, sampler.left_out, wide, c, classes, logits.dtype)
+        sums = None
+        for block in blocks(sampler, r, logits.dtype, operand, want_weights, r):
+            sums = new_sums(block, shape.rows) if sums is None else sums
+            launch_block(
+                logits, block.first_location, block.first, target, ready, block, sampler, operand, rows, sums,
+                upstream, scale, gradient, want_weights,
             )  # fmt: skip
-            if grad_attention is not None:
+            if want_weights:
                 here = slice(block.first_location, block.first_location + block.places)
-                centre(block, grad_attention[here])
-    if grad_attention is not None:
+                centre(block, sampler.attention[here], grad_attention[here])
+    if want_weights:
         grad_attention *= scale
-    return torch.cat(sums).sum(dtype=torch.float64)
+    return sums, ready.mass

@@ -30,6 +30,7 @@ LOG_SPACE = tl.constexpr(2)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 TINY = tl.constexpr(1.1754943508222875e-38)
+LOWEST = tl.constexpr(-1e30)  # of a masked class, whose target of zero it is multiplied by
 
 
 INTERPRET = tl.constexpr(package.INTERPRET)

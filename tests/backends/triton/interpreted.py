@@ -1,12 +1,9 @@
-"""Every Triton operator and option against the reference, in Triton's interpreter; run by test_interpreter.py.
+"""The Triton kernels in Triton's interpreter; run by test_interpreter.py.
 
-Sizes are small, as each operation of a kernel is some calls of NumPy. Both regimes of the mixed loss are visited.
+Sizes are small, as each operation of a kernel is some calls of NumPy.
 """
 
 import itertools
-import json
-import math
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,17 +11,12 @@ import triton
 import triton.language as tl
 
 import multimix_kernels as mk
-from multimix_kernels.backends.reference import operators as reference
 from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
-from multimix_kernels.backends.triton import config, operators
+from multimix_kernels.backends.triton import config, tune
 from multimix_kernels.backends.triton.draw import as_rows, smallest_keys
-from multimix_kernels.ops import OPERATORS
 
-from ...support import stream as independent
-from ...support.bounds import assert_as_accurate, assert_same_weights
-
-EXPECTED = json.loads((Path(__file__).parents[1] / "reference" / "weight_stream_v1.json").read_text())["cases"]
-FAR = 2**40 + 2**32 - 9  # rows whose low word overflows
+from ..kernels import *  # noqa: F403
+from ..kernels import attention_of, compare, draw_of, operators, randn, targets
 
 
 @triton.jit
@@ -37,99 +29,24 @@ def equal_keys_kernel(out_ptr, m, E: tl.constexpr, R: tl.constexpr, C: tl.conste
     tl.store(out_ptr + i, as_rows(even.to(tl.int32), odd.to(tl.int32), E, R, C))
 
 
-@pytest.fixture(params=["small", "large"])
+REGIMES = ("small", "large", "many", "large in place", "many in place")
+
+
+@pytest.fixture(params=REGIMES[:3])
 def regime(request, monkeypatch):
-    """The fused kernel, or the super-blocks of rows whatever the sizes."""
-    if request.param == "large":
-        monkeypatch.setattr(config.Family, "mixed_small", lambda *_: None)
+    """The fused kernel, or super-blocks of rows for few or many examples, whatever the sizes."""
+    choose_regime(request.param, monkeypatch)
     return request.param
 
 
-def randn(*shape, seed=1):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def draw_of(n, b, m=None, alpha=None, low=0.5, high=2.0, offset=FAR, seed=77):
-    return torch.tensor([seed]), alpha, n, b if m is None else m, low, high, offset
-
-
-def attention_of(r, b):
-    """With an example that takes no part, and a location without any attention."""
-    a = randn(r, b, seed=3).abs()
-    a[:, 0] = 0
-    if r > 1:
-        a[-1] = 0
-    return a.float()
-
-
-def targets(b, c, dtype, soft=False, ignored=0):
-    if soft:
-        return (randn(b, c, seed=5).softmax(1)).to(dtype), None
-    y = torch.randint(c, (b,), generator=torch.Generator().manual_seed(5))
-    y[1 : 1 + ignored] = -100
-    return y, y == -100 if ignored else None
-
-
-def compare(name, arguments, dtype):
-    """An operator on float32 or low-precision operands: against float64, by the plain evaluation in the same dtype."""
-
-    def cast(to):
-        return [
-            x.to(to) if isinstance(x, torch.Tensor) and x.is_floating_point() and x.dtype == dtype else x
-            for x in arguments
-        ]
-
-    actual = getattr(operators, name)(*arguments)
-    exact = getattr(reference, name)(*cast(torch.float64))
-    near = getattr(reference, name)(*arguments)
-    if isinstance(actual, torch.Tensor):
-        actual, exact, near = (actual,), (exact,), (near,)
-    for k, (x, y, z) in enumerate(zip(actual, exact, near, strict=True)):
-        assert x.shape == y.shape
-        if not x.numel():
-            continue
-        assert not x.isnan().any(), f"{name}: output {k}"
-        if dtype == torch.float32:
-            assert_as_accurate(x, z, y, f"{name}, output {k}")
-        else:
-            # The reference computes low-precision operands in float32; a product of rounded operands has their error.
-            error, scale = (x.double() - y).abs().max().item(), y.abs().max().item()
-            assert error <= 2 * torch.finfo(dtype).eps * scale, f"{name}, output {k}: {error / scale:.2g}"
-
-
-@pytest.mark.parametrize("case", EXPECTED, ids=lambda c: f"b{c['b']}-{c['alpha_is']}-m{c['m']}-seed{c['seed']}")
-def test_weight_stream(case):
-    alpha = case["alpha"]
-    if case["alpha_is"] == "per_example":
-        alpha = torch.tensor(alpha, dtype=torch.float64)
-    elif case["alpha_is"] == "range":
-        alpha = tuple(alpha)
-    if case["location"] > 3:
-        pytest.skip("each location is drawn: slow here")
-    found = mk.sample_dirichlet(
-        case["n"], case["b"], m=case["m"], alpha=alpha, spatial=(case["location"] + 1,), seed=case["seed"],
-        row_offset=case["row_offset"], backend="triton",
-    )[..., -1]  # fmt: skip
-    assert_same_weights(found, torch.tensor(case["weights"], dtype=torch.float64))
-
-
-@pytest.mark.parametrize("options", [
-    dict(), dict(alpha=(3.0, 1000.0)), dict(alpha=0.31), dict(alpha=(0.01, 0.3)), dict(alpha=(4.0, 4.0)),
-], ids=str)  # fmt: skip
-def test_many_weights(options):
-    n, b = 256, 65
-    found = mk.sample_dirichlet(n, b, seed=5, backend="triton", **options)
-    exact = mk.sample_dirichlet(n, b, seed=5, backend="reference", dtype=torch.float64, **options)
-    assert_same_weights(found, exact, rows=math.ceil(1e-5 * n * b))
-
-
-def test_subsets_attention_and_ignored_examples():
-    for m, alpha in ((5, None), (1, None), (33, torch.linspace(0.05, 3, 33, dtype=torch.float64))):
-        ignored = torch.arange(33) % 4 == 1
-        arguments = (33, 3, torch.float32, attention_of(3, 33), ignored, *draw_of(9, 33, m, alpha))
-        assert_same_weights(
-            operators.sample(*arguments).mT, reference.sample(*arguments[:2], torch.float64, *arguments[3:]).mT
-        )
+def choose_regime(name, monkeypatch):
+    if name != "small":
+        monkeypatch.setattr(config.Family, "mixed_small", lambda *_: None)
+    if name.startswith("many"):
+        monkeypatch.setattr(config, "MOST_PAIRS_OF_EXAMPLES", 0)
+    if name.endswith("in place"):  # scores too large to be copied, gradients too large for partial sums
+        monkeypatch.setattr(config, "PACKED_BYTES", 0)
+        monkeypatch.setattr(config, "PARTIAL_BYTES", 0)
 
 
 def test_ties_go_to_the_smaller_example():
@@ -139,188 +56,97 @@ def test_ties_go_to_the_smaller_example():
     assert out.tolist() == [[1, 1, 1, 0, 1, 1] + [0] * 10] * 2
 
 
-def test_every_example_ignored():
-    y = torch.full((4,), -100)
-    s = randn(1, 4, 3).float()
-    for reduction in (MEAN, SUM, NONE):
-        for wanted in (False, True):
-            tail = (attention_of(1, 4), torch.ones(4, dtype=torch.bool), *draw_of(5, 4))
-            loss, grad, _ = operators.mixed_cross_entropy(s, y, 0.1, -100, reduction, True, wanted, *tail)
-            assert loss.isnan().all() if reduction == MEAN else not loss.any()
-            assert not grad.any()
-
-
-@pytest.mark.parametrize("options", [
-    dict(), dict(soft=True, smoothing=0.1, reduction=NONE), dict(ignored=2, m=3, smoothing=0.1, reduction=SUM),
-    dict(r=3, attended=True), dict(b=33, c=20, n=67, smoothing=0.2, alpha=0.05), dict(c=1), dict(b=1), dict(n=1),
-    dict(dtype=torch.bfloat16), dict(dtype=torch.bfloat16, soft=True, r=2, attended=True, reduction=SUM),
-], ids=str)  # fmt: skip
-def test_mixed_cross_entropy(options, regime):
-    o = (
-        dict(
-            b=7,
-            c=5,
-            r=1,
-            n=11,
-            m=None,
-            soft=False,
-            smoothing=0.0,
-            ignored=0,
-            attended=False,
-            reduction=MEAN,
-            alpha=0,
-            dtype=torch.float32,
-        )
-        | options
-    )
-    b, c, r, n, dtype = (o[k] for k in ("b", "c", "r", "n", "dtype"))
-    y, ignored = targets(b, c, dtype, o["soft"], o["ignored"])
-    scores = (3 * randn(r, b, c)).to(dtype)
-    attention = attention_of(r, b) if o["attended"] else None
-    draw = draw_of(n, b, o["m"], low=o["alpha"] or 0.5, high=o["alpha"] or 2.0)
-    tail = (o["attended"] and regime == "large", attention, ignored, *draw)
-    compare("mixed_cross_entropy", (scores, y, o["smoothing"], -100, o["reduction"], True, *tail), dtype)
-    upstream = 1e3 * randn(r, n, seed=9).float()
-    compare("mixed_cross_entropy_backward", (upstream, scores, y, o["smoothing"], -100, True, *tail), dtype)
-
-
-def test_half_precision(regime):
-    """Row gradients beyond the range of float16 too."""
-    y, _ = targets(7, 5, torch.float16)
-    scores, upstream = (3 * randn(1, 7, 5)).half(), 1e6 * randn(1, 11, seed=9).float()
-    compare("mixed_cross_entropy", (scores, y, 0.1, -100, SUM, True, False, None, None, *draw_of(11, 7)), torch.float16)
-    tail = (scores, y, 0.1, -100, True, False, None, None, *draw_of(11, 7))
-    compare("mixed_cross_entropy_backward", (upstream, *tail), torch.float16)
-
-
-def test_mixed_cross_entropy_of_many_examples_and_classes():
-    """More than one tile in every direction."""
-    scores, (y, _) = 3 * randn(1, 150, 70).float(), targets(150, 70, torch.float32)
-    tail = (SUM, True, False, None, None, *draw_of(130, 150))
-    compare("mixed_cross_entropy", (scores, y, 0.1, -100, *tail), torch.float32)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-@pytest.mark.parametrize(("soft", "c"), [(False, 70), (True, 70), (False, 1)])
-def test_soft_cross_entropy(soft, c, dtype):
-    b, r, n = 17, 2, 21
-    logits = (3 * randn(r, n, c)).to(dtype)
-    y, _ = targets(b, c, dtype, soft, 0 if soft else 2)
-    tail = (True, True, attention_of(r, b), None, *draw_of(n, b))
-    for reduction in (NONE, MEAN):
-        compare("soft_cross_entropy", (logits, y, 0.1, -100, reduction, *tail), dtype)
-    upstream = 1e3 * randn(r, n, seed=9).float()
-    compare("soft_cross_entropy_backward", (upstream, logits, y, 0.1, -100, *tail), dtype)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_mix(dtype):
-    b, r, n, d = 33, 2, 21, 70
-    values, attention = randn(r, b, d).to(dtype), attention_of(r, b)
-    for m in (b, 5):
-        compare("mix", (values, attention, None, *draw_of(n, b, m)), dtype)
-    compare(
-        "mix_backward", (randn(r, n, d, seed=2).to(dtype), values, True, True, attention, None, *draw_of(n, b)), dtype
-    )
-
-
-def test_strides():
-    """Operands in any layout give the same bits."""
-    y, _ = targets(7, 5, torch.float32)
-    scores = randn(7, 5, 3).float().permute(2, 0, 1)
-    logits = randn(11, 5, 3).float().permute(2, 0, 1)
-    for name, x in (("mixed_cross_entropy", scores), ("soft_cross_entropy", logits)):
-        tail = (y, 0.0, -100, MEAN, True, True, attention_of(3, 14)[:, ::2], None, *draw_of(11, 7))
-        for one, other in zip(
-            getattr(operators, name)(x, *tail), getattr(operators, name)(x.contiguous(), *tail), strict=True
-        ):
-            assert torch.equal(one, other)
-
-
-@pytest.mark.parametrize("split", [1, 4])
-def test_shards_equal_the_whole(split, regime):
-    scores, target = randn(6, 5).float(), torch.tensor([0, 1, 2, 3, 4, 0])
-    options = dict(seed=3, reduction="none", backend="triton")
-    whole = mk.mixed_cross_entropy(scores, target, n=9, row_offset=FAR, **options)
-    shards = [
-        mk.mixed_cross_entropy(scores, target, n=count, row_offset=FAR + first, **options)
-        for first, count in ((0, split), (split, 9 - split))
-    ]
-    assert torch.allclose(torch.cat(shards), whole, rtol=1e-6)
-
-
-def test_super_blocks(monkeypatch):
-    """Several blocks of rows and of locations give what one does."""
-    scores, (y, _) = 3 * randn(2, 7, 6).float(), targets(7, 6, torch.float32)
-    monkeypatch.setattr(config.Family, "mixed_small", lambda *_: None)
+@pytest.mark.parametrize("name", REGIMES[1:])
+@pytest.mark.parametrize("soft", [False, True])
+def test_super_blocks(soft, name, monkeypatch):
+    """Several blocks of rows and of locations give what one does, also where nothing is copied."""
+    scores, (y, _) = 3 * randn(2, 7, 6).float(), targets(7, 6, torch.float32, soft)
+    choose_regime("large", monkeypatch)
     arguments = (scores, y, 0.1, -100, SUM, True, True, attention_of(2, 7), None, *draw_of(130, 7))
     whole = operators.mixed_cross_entropy(*arguments)
     monkeypatch.setattr(config, "SCRATCH_BYTES", 128 * (16 * 12 + 12))
     monkeypatch.setattr(config, "PARTIAL_BYTES", 2 * 4 * 32 * 16)
+    choose_regime(name, monkeypatch)
     for one, other in zip(operators.mixed_cross_entropy(*arguments), whole, strict=True):
         assert torch.allclose(one, other, rtol=2e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("label", [-1, 5, 2**40])
-def test_label_out_of_range_makes_the_loss_nan(label, regime):
-    y = torch.tensor([0, label, 2])
-    for name, x in (("mixed_cross_entropy", randn(1, 3, 5).float()), ("soft_cross_entropy", randn(1, 4, 5).float())):
-        loss, *_ = getattr(operators, name)(x, y, 0.0, -100, MEAN, True, False, None, None, *draw_of(4, 3))
-        assert loss.isnan()
+@pytest.mark.parametrize("name", REGIMES[3:])
+def test_operands_too_large_to_copy(name, monkeypatch):
+    """Values and targets are read in place, in any layout, and gradients are added up in place."""
+    choose_regime(name, monkeypatch)
+    b, c, n = 33, 20, 67
+    y, ignored = targets(b, c, torch.float32, ignored=3)
+    scores = 3 * randn(b, c, 2).float().permute(2, 0, 1)
+    probabilities, _ = targets(b, c, torch.float32, soft=True)
+    tail = (MEAN, True, True, attention_of(2, b))
+    compare("mixed_cross_entropy", (scores, y, 0.1, -100, *tail, ignored, *draw_of(n, b)), torch.float32)
+    for name in ("mixed_cross_entropy", "soft_cross_entropy"):
+        operand = scores if name.startswith("mixed") else 3 * randn(n, c, 2).float().permute(2, 0, 1)
+        compare(name, (operand, probabilities.T.contiguous().T, 0.1, -100, *tail, None, *draw_of(n, b)), torch.float32)
+    tail = (attention_of(2, b), ignored, *draw_of(n, b))
+    compare("mix", (scores, *tail), torch.float32)
+    compare("mix_backward", (randn(2, n, c, seed=2).float(), scores, True, True, *tail), torch.float32)
 
 
-def test_nan_and_infinity_reach_the_loss(regime):
-    for bad in (float("nan"), float("inf")):
-        scores = randn(4, 30).float()
-        scores[1, 7] = bad
-        assert mk.mixed_cross_entropy(scores, torch.zeros(4, dtype=torch.int64), n=8, seed=0, backend="triton").isnan()
+def test_loss_does_not_depend_on_what_is_wanted(regime):
+    """Asking for gradients changes no bit of the loss, nor asking for the attention's one of the scores'."""
+    y, _ = targets(7, 5, torch.float32)
+    scores, tail = 3 * randn(2, 7, 5).float(), (attention_of(2, 7), None, *draw_of(41, 7))
+    for reduction in (NONE, SUM):
+        found = [
+            operators.mixed_cross_entropy(scores, y, 0.1, -100, reduction, *want, *tail)
+            for want in itertools.product((True, False), repeat=2)
+        ]
+        assert all(torch.equal(found[0][0], loss) for loss, *_ in found)
+        assert torch.equal(found[0][1], found[1][1])
 
 
-def test_seed_is_read_from_memory():
-    seed = torch.tensor([5])
-    first = mk.sample_dirichlet(4, 3, seed=seed, backend="triton")
-    seed.fill_(5 - 2**63)
-    assert not torch.equal(first, mk.sample_dirichlet(4, 3, seed=seed, backend="triton"))
+@pytest.fixture
+def fake_timer(monkeypatch):
+    """Tuning is on; the seconds of a family are made up, and how often it was asked for them is counted."""
+    asked = []
+
+    def measure(family, run, device):
+        asked.append(family)
+        with config.on_trial(family):
+            run()
+        return 1.0 if family.large["fp32"].rows == 64 else 2.0
+
+    monkeypatch.setenv(tune.ENVIRONMENT_VARIABLE, "1")
+    monkeypatch.setattr(tune, "chosen", {})
+    monkeypatch.setattr(tune, "measure", measure)
+    return asked
 
 
-def test_tiny_attention_does_not_vanish():
-    attention = torch.full((6, 2), 1e-44)
-    attention[0] = 1.0
-    found, exact = (
-        mk.multimix(torch.randn(6, 3, 2), attention=attention, n=60, m=2, alpha=0.5, seed=1, backend=name).weights()
-        for name in ("triton", "reference")
-    )
-    assert torch.allclose(found, exact, rtol=1e-5, atol=1e-30)
+def test_tuning_changes_no_weight(fake_timer):
+    """What decides on a weight's last bit is the same in all that are tried."""
+    for family in (config.NVIDIA, config.CDNA, config.BLACKWELL):
+        for other in tune.neighbours(family, "bf16"):
+            assert other != family
+            for b in (5, 33, 128, 700):
+                assert other.sampler(b, False) == family.sampler(b, False)
+                one, two = (f.mixed_small(b, 10, "bf16") for f in (other, family))
+                assert one is two is None or one.pair == two.pair
+    mk.sample_dirichlet(40, 33, seed=5, backend="triton")
+    assert not fake_timer
 
 
-def test_compiled_without_graph_breaks():
-    def step(x, target, weight):
-        return mk.multimix_cross_entropy(x, target, weight, n=8, seed=1, backend="triton")
-
-    x, weight = randn(5, 4).float(), randn(3, 4).float().requires_grad_()
-    target = torch.tensor([0, 1, 2, 0, 1])
-    torch._dynamo.reset()
-    losses = [f(x, target, weight) for f in (step, torch.compile(step, fullgraph=True, backend="aot_eager"))]
-    assert torch.equal(*losses)
-    gradients = [torch.autograd.grad(loss, weight)[0] for loss in losses]
-    assert torch.equal(*gradients)
-
-
-def test_outputs_have_the_shapes_of_the_fakes():
-    assert OPERATORS["triton"].keys() == OPERATORS["reference"].keys()
-    y, _ = targets(5, 4, torch.float32)
-    for wanted in itertools.product((False, True), repeat=2):
-        tail = (attention_of(2, 5), None, *draw_of(6, 5))
-        arguments = (randn(2, 5, 4).float(), y, 0.0, -100, MEAN, *wanted, *tail)
-        for one, other in zip(
-            OPERATORS["triton"]["mixed_cross_entropy"](*arguments),
-            reference.mixed_cross_entropy(*arguments),
-            strict=True,
-        ):
-            assert (one.shape, one.dtype) == (other.shape, other.dtype)
+def test_tuning_keeps_the_fastest(fake_timer, monkeypatch):
+    choose_regime("large", monkeypatch)
+    scores, target = randn(7, 5).float(), torch.arange(7) % 5
+    losses = [mk.mixed_cross_entropy(scores, target, n=n, seed=1, backend="triton") for n in (9, 11)]
+    count = len(fake_timer)
+    assert count > 5
+    (family,) = tune.chosen.values()  # 9 and 11 are of one class
+    assert family.large["fp32"].rows == 64
+    mk.mixed_cross_entropy(scores, target, n=9, seed=1, backend="triton")
+    assert len(fake_timer) == count
+    monkeypatch.delenv(tune.ENVIRONMENT_VARIABLE)
+    for n, loss in zip((9, 11), losses, strict=True):
+        assert torch.allclose(mk.mixed_cross_entropy(scores, target, n=n, seed=1, backend="triton"), loss, rtol=1e-6)
 
 
-def test_independent_weights():
-    exact = torch.from_numpy(independent.weights(9, 12, 10, m=4, alpha=(0.5, 2.0), row_offset=FAR))
-    found = mk.sample_dirichlet(12, 10, m=4, spatial=(1,), row_offset=FAR, seed=9, backend="triton")
-    assert_same_weights(found, exact)
+def test_tuning_is_off_by_default(monkeypatch):
+    monkeypatch.setattr(tune, "measure", None)
+    mk.sample_dirichlet(4, 3, seed=5, backend="triton")

@@ -4,23 +4,20 @@ import importlib.util
 
 import pytest
 
+from multimix_kernels.backends import triton as package
+
 if importlib.util.find_spec("triton") is None:
     pytest.skip("the package triton is not installed", allow_module_level=True)
+if package.INTERPRET:
+    pytest.skip("Triton interprets kernels and compiles none", allow_module_level=True)
 
 from multimix_kernels.backends.triton import aot
 
-FAST = [
-    (target, case)
-    for target in ("sm_80", "sm_90")
-    for case in aot.cases(aot.family_of(target), ("bf16",))
-    if case.name in ("sample, hardware", "mixed_small c=100", "normaliser", "gradient")
-]
-ALL = [
-    (target, case)
-    for target in aot.TARGETS
-    for case in aot.cases(aot.family_of(target), aot.operands(target))
-    if (target, case) not in FAST
-]
+ALL = [(target, case) for target in aot.TARGETS for case in aot.cases(aot.family_of(target), aot.operands(target))]
+
+
+def name_of(value):
+    return value if isinstance(value, str) else f"{value.name}-{value.operand}"
 
 
 def check(target, case):
@@ -33,16 +30,12 @@ def check(target, case):
         assert not report.local, aot.row(report)
 
 
-def name_of(value):
-    return value if isinstance(value, str) else f"{value.name}-{value.operand}"
-
-
-@pytest.mark.parametrize(("target", "case"), FAST, ids=name_of)
-def test_compiled_for_common_cases(target, case):
+@pytest.mark.parametrize(("target", "case"), [pair for pair in ALL if pair[1].representative], ids=name_of)
+def test_representative_kernels(target, case):
     check(target, case)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "case"), ALL, ids=name_of)
-def test_compiled(target, case):
+@pytest.mark.parametrize(("target", "case"), [pair for pair in ALL if not pair[1].representative], ids=name_of)
+def test_other_kernels(target, case):
     check(target, case)

@@ -1,0 +1,64 @@
+"""Mixed cross-entropy of many examples: nothing here has the size of all pairs of them.
+
+A super-block of rows at a time: its mixed scores go to the scratch, `soft` turns them into losses and, in place, into
+their gradient, and the gradients of `mix` lead that back to scores and attention.
+
+Cost per row: 3 products of 2 b c operations with the gradient, 1 without; 2 c exponentials; the scratch, 2 b or 4 b
+bytes per pass and about 24 c bytes, from the L2 cache.
+"""
+
+import triton
+
+from . import config
+from .mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, pack, sizes_for
+from .reduce import centre
+from .sample import Sampler
+from .scratch import blocks
+from .soft import launch_block, new_sums, target_for
+from .target import Target, Upstream
+
+
+def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Upstream | None, scale, gradient,
+           grad_attention):  # fmt: skip
+    """Fills rows (r, n), gradient (r, b, c), grad_attention (r, b), where given.
+
+    Returns the programs' sums of row losses, in float64, and the masses of the targets.
+    """
+    r, b, c = scores.shape
+    family, want_weights = config.family(scores), grad_attention is not None
+    sizes = sizes_for(family.two_accumulators, operand, b, c)  # their operands are float32: small tiles
+    height = triton.cdiv(c, sizes.features) * sizes.features
+    most = most_places(height, sizes.width)
+    soft = family.soft[operand]
+    if want_weights:
+        grad_attention.zero_()
+    sums = None
+    with config.on_device(scores):
+        classes = min(config.power_of_two(max(16, c)), soft.classes)
+        ready = target_for(target, sampler.left_out, sizes.width, c, classes, scores.dtype)
+        for block in blocks(sampler, r, scores.dtype, operand, want_weights, most, c):
+            here = slice(block.first_location, block.first_location + block.places)
+            sums = new_sums(block, soft.rows) if sums is None else sums
+            if block.first == 0:
+                values = pack(scores[here], sampler.left_out, sizes.width, height)
+            logits = block.logits
+            if logits is None:
+                raise ValueError("block: has no room for logits")
+            launch_mix(values, block, logits, sizes, 0, 0)
+            launch_block(
+                logits, 0, 0, target, ready, block, sampler, operand, rows, sums, upstream, 1.0,
+                None if gradient is None and not want_weights else logits,
+                want_weights,
+            )  # fmt: skip
+            if gradient is not None:
+                if block.first == 0:
+                    total = ValuesGradient(gradient[here], sizes, block, most)
+                total.add(logits, block, 0, 0)
+                if block.last:
+                    total.finish(scale)
+            if want_weights:
+                launch_weights_gradient(logits, values, block, sizes, 0, 0, add=True)
+                centre(block, sampler.attention[here], grad_attention[here])
+    if want_weights:
+        grad_attention *= scale
+    return sums, ready.mass
