@@ -1,10 +1,12 @@
 // Gamma variates as one lane of a GPU draws them: Box-Muller, then Marsaglia-Tsang at alpha + 1 (see stream.h).
 //
-// Logarithms are to base two, as the special function unit takes them. With t = q x and y = 1 + t the acceptance slack
-// is
-//   E = 3 d (log2 y - log2(e) (t - t^2/2 + t^3/3)) - log2 u,    accept iff y > 0 and E > 0,    G = d y^3 2^(-E /
-//   alpha);
-// y <= 0 counts as 2^-126, which makes E negative.
+// Logarithms are to base two, as the special function unit takes them. With t = q x and y = 1 + t the slack is
+//   E = 3 d (log2 y - log2(e) (t - t^2/2 + t^3/3)) - log2 u;
+// an attempt is accepted iff y > 0 and E > 0, and then G = d y^3 2^(-E / alpha). y <= 0 counts as 2^-126: then E < 0.
+//
+// Where the special function unit rounds, at worst: log2 absolutely by 2^-22 in (1/2, 2) and relatively by 2^-22
+// beyond, 2^x relatively by 2^-22, the square root by 2^-23. log2 y enters E times 3 d, and E divided by alpha enters
+// G: errors of G of 2e-6 at alpha = 4, 3e-6 at 1/2, and 1e-5 for 3 in 10^5 variates at 0.3, nearly all far below 1e-3.
 #pragma once
 
 #include <math.h>
@@ -163,8 +165,11 @@ MULTIMIX_DEVICE Raw<arithmetic> raw_gamma(const Attempt<T>& k, T exponent, T log
   }
 }
 
-// 2^x of a fixed-point x.
-MULTIMIX_DEVICE float fixed_exp2(int32_t x) { return fast_exp2(float(x) * (1.0f / kLogUnits)); }
+// 2^(x - top) of fixed-point numbers, whose difference may not fit in 32 bits with a sign.
+MULTIMIX_DEVICE float fixed_exp2(int32_t x, int32_t top) {
+  const float distance = x < top ? -float(uint32_t(top) - uint32_t(x)) : float(uint32_t(x) - uint32_t(top));
+  return fast_exp2(distance * (1.0f / kLogUnits));
+}
 
 // log2 x of a positive x in fixed point: exact in the exponent.
 MULTIMIX_DEVICE int32_t fixed_log2(float x) {

@@ -101,7 +101,7 @@ struct RowWeights {
     if constexpr (kLog) {
       Quad<float> result;
 #pragma unroll
-      for (int k = 0; k < 4; ++k) result.x[k] = x.x[k] == kLogZero ? 0.0f : fixed_exp2(x.x[k] - top);
+      for (int k = 0; k < 4; ++k) result.x[k] = x.x[k] == kLogZero ? 0.0f : fixed_exp2(x.x[k], top);
       return result;
     } else {
       return x;
@@ -111,6 +111,13 @@ struct RowWeights {
   MULTIMIX_DEVICE static Quad<float> times(Quad<float> q, float factor) {
 #pragma unroll
     for (int k = 0; k < 4; ++k) q.x[k] *= factor;
+    return q;
+  }
+
+  // The same where the factor may be infinite: zero stays zero.
+  MULTIMIX_DEVICE static Quad<float> times_any(Quad<float> q, float factor) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) q.x[k] = q.x[k] == 0 ? 0.0f : q.x[k] * factor;
     return q;
   }
 
@@ -163,7 +170,7 @@ struct RowWeights {
       const Quad<float> mu = times(numbers(attend<weighted>(x, quad, r), top), unit);
       if constexpr (aligned) {
         rounded += sum_of(store_rounded<operand>(row.to, quad, mu));
-        if (row.plain) store_quad(row.plain, quad, times(numbers(x, top), plain_unit));
+        if (row.plain) store_quad(row.plain, quad, times_any(numbers(x, top), plain_unit));
       } else {
         store_quad(reinterpret_cast<float*>(row.from), quad, mu);
       }

@@ -14,7 +14,9 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 
 // Blocks that live on a multiprocessor, by their registers.
-constexpr int resident_blocks(Arithmetic arithmetic) { return arithmetic == Arithmetic::kLogSpace ? 2 : 3; }
+constexpr int resident_blocks(Arithmetic arithmetic, bool aligned) {
+  return arithmetic == Arithmetic::kLogSpace || !aligned ? 2 : 3;
+}
 
 // Weights (places, stored, width) of the locations and rows from the given first ones.
 struct SampleJob {
@@ -30,7 +32,7 @@ struct SampleJob {
 };
 
 template <Operand operand, Arithmetic arithmetic, bool aligned>
-__global__ void __launch_bounds__(kThreads, resident_blocks(arithmetic)) sample_kernel(SampleJob job) {
+__global__ void __launch_bounds__(kThreads, resident_blocks(arithmetic, aligned)) sample_kernel(SampleJob job) {
   for (int64_t tile = blockIdx.x; tile < job.tiles * job.places; tile += gridDim.x) {
     const int place = int(tile / job.tiles);
     const int64_t row = (tile - place * job.tiles) * job.tile_rows, at = place * job.stored + row;
@@ -51,7 +53,8 @@ int tile_rows(const Draw& draw, int64_t share) {
 
 void sample(const Context& context, Operand operand, SampleJob job) {
   const Arithmetic arithmetic = job.draw.alpha ? Arithmetic::kLogSpace : job.draw.arithmetic;
-  const int64_t processors = context.processors, resident = resident_blocks(arithmetic);
+  const bool aligned = job.width % 4 == 0;  // rows start at 8 or 16 bytes
+  const int64_t processors = context.processors, resident = resident_blocks(arithmetic, aligned);
   job.tile_rows = tile_rows(job.draw, ceil_div(job.places * job.stored, processors * resident));
   job.tiles = ceil_div(job.stored, job.tile_rows);
   const size_t shared = sampler_bytes(job.tile_rows, job.width, job.draw, kThreads);
@@ -63,8 +66,7 @@ void sample(const Context& context, Operand operand, SampleJob job) {
   const int64_t blocks = std::min(job.tiles * job.places, processors * std::min(resident, fitting));
   with_operand(operand, [&](auto o) {
     with_arithmetic(arithmetic, [&](auto a) {
-      const auto kernel = job.width % 4 == 0 ? sample_kernel<o.value, a.value, true>  // rows start at 8 or 16 bytes
-                                             : sample_kernel<o.value, a.value, false>;
+      const auto kernel = aligned ? sample_kernel<o.value, a.value, true> : sample_kernel<o.value, a.value, false>;
       launch(context, "sample", kernel, {blocks}, kThreads, shared, job);
     });
   });
