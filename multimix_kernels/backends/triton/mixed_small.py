@@ -71,7 +71,7 @@ def mixed_small_kernel(
         scores = round_operand(tl.load(scores_ptr + operands), OPERAND)
         targets = round_operand(tl.load(targets_ptr + operands), OPERAND)
         zeros = tl.zeros((CLASSES, R), tl.float32)
-        logits = dot(scores, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
+        logits = dot(scores, tl.trans(weights), zeros, OPERAND) * tl.where(total == 0, 1.0, inverse)[None, :]
         mixed = dot(targets, tl.trans(weights), zeros, OPERAND) * (inverse * keep)[None, :]
         spread = (mass if LABELS else tl.where(total == 0, 0.0, 1.0)) * uniform_part
         mixed = tl.where(j < c, mixed + spread[None, :], 0.0)
