@@ -70,7 +70,8 @@ Draw draw_of(Call& call, int64_t b, int64_t r, MULTIMIX_DRAW_PARAMETERS) {
   }
   // Values on the device cannot be looked at without waiting for it: they get the widest arithmetic.
   const bool narrow = !alpha && low >= 0.3;
-  draw.arithmetic = !narrow ? Arithmetic::kLogSpace : high > 4 ? Arithmetic::kAccurate : Arithmetic::kHardware;
+  const bool accurate = low < 0.4 || high > 4;  // beyond, the hardware's logarithm is not enough
+  draw.arithmetic = !narrow ? Arithmetic::kLogSpace : accurate ? Arithmetic::kAccurate : Arithmetic::kHardware;
   return draw;
 }
 
