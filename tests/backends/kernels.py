@@ -101,6 +101,15 @@ def test_many_weights(options):
     assert_same_weights(found, exact, rows=math.ceil(1e-5 * n * b))
 
 
+def test_tiny_gammas():
+    """One of row 441598's is so small that a difference of logarithms overflows where they are in fixed point."""
+    found, exact = (
+        mk.sample_dirichlet(1, 4, alpha=0.01, seed=1, row_offset=441598, backend=NAME),
+        mk.sample_dirichlet(1, 4, alpha=0.01, seed=1, row_offset=441598, backend="reference", dtype=torch.float64),
+    )
+    assert_same_weights(found, exact)
+
+
 def test_subsets_attention_and_ignored_examples():
     for m, alpha in ((5, None), (1, None), (33, torch.linspace(0.05, 3, 33, dtype=torch.float64))):
         ignored = torch.arange(33) % 4 == 1
@@ -301,17 +310,26 @@ def test_independent_weights():
     assert_same_weights(found, exact)
 
 
+@pytest.mark.parametrize("masked", [1, 260])
 @pytest.mark.parametrize("soft", [False, True])
-def test_masked_class_costs_nothing(soft, regime):
-    """A class whose scores are all -inf, and whose target is zero."""
+def test_masked_classes_cost_nothing(soft, masked, regime):
+    """Classes whose scores are all -inf, and whose targets are zero: one, or tiles of nothing else."""
     y = torch.tensor([0, 3, 1, 2, 0])
-    y = torch.nn.functional.one_hot(y, 4).float() if soft else y
+    hot = torch.nn.functional.one_hot(y, 4).float()
     scores = randn(1, 5, 4).float()
-    masked = torch.cat((scores, torch.full((1, 5, 1), -torch.inf)), 2)
-    wide = torch.cat((y, torch.zeros(5, 1)), 1) if soft else y
+    wide = torch.cat((torch.full((1, 5, masked), -torch.inf), scores), 2)
+    targets = (hot, torch.cat((torch.zeros(5, masked), hot), 1)) if soft else (y, y + masked)
     for name in ("mixed_cross_entropy", "soft_cross_entropy"):
         tail = (0.0, -100, MEAN, True, False, None, None, *draw_of(5, 5))
-        one, other = (getattr(operators, name)(*x, *tail) for x in ((scores, y), (masked, wide)))
+        one, other = (getattr(operators, name)(*x, *tail) for x in zip((scores, wide), targets, strict=True))
         assert torch.allclose(one[0], other[0], rtol=1e-6)
-        assert torch.allclose(one[1], other[1][..., :4], atol=1e-6)
-        assert not other[1][..., 4].any()
+        assert torch.allclose(one[1], other[1][..., masked:], atol=1e-6)
+        assert not other[1][..., :masked].any()
+
+
+def test_negative_targets(regime):
+    """What is not a probability is not looked at."""
+    target = randn(7, 5, seed=4).float()
+    assert (target.sum(1) < 0).any()
+    tail = (target, 0.1, -100, SUM, True, True, attention_of(1, 7), None, *draw_of(11, 7))
+    compare("mixed_cross_entropy", (3 * randn(1, 7, 5).float(), *tail), torch.float32)

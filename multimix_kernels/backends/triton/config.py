@@ -73,10 +73,10 @@ class Family:
 
     lanes: int  # threads of a warp
     large: dict[str, Large]  # mixed_large and mix
-    two_accumulators: dict[str, Large]  # their gradients by the weights, and mixing
+    two_accumulators: dict[str, Large]  # their gradients by the weights or added up in place, and mixing
     soft: dict[str, Large]
     sampler_pairs: int = 16  # at most, in the registers of a thread
-    fused_pairs: int = 16  # the same in `mixed_small`
+    crowded_pairs: int = 2  # the same in `mixed_small`, where its gradient takes half of the registers
     fused_occupancy: int = 1  # programs of it per multiprocessor, for 8 warps
 
     def pair_tile(self, b: int, rows: int, warps: int, most: int = 16) -> PairTile:
@@ -99,7 +99,8 @@ class Family:
         if examples * classes > ON_CHIP[operand] or max(examples, classes) > 256:
             return None
         warps = 4 if examples * classes <= 128 * 16 and operand in ("bf16", "fp16") else 8
-        pair = self.pair_tile(examples, 64 if INTERPRET else 16, warps, self.fused_pairs)
+        pairs = 2 if operand == "fp32" else self.crowded_pairs if 2 * examples * classes > ON_CHIP[operand] else 16
+        pair = self.pair_tile(examples, 64 if INTERPRET else 16, warps, pairs)
         return Small(pair, classes, 8 // warps * self.fused_occupancy)
 
 
@@ -115,17 +116,17 @@ NVIDIA = Family(
     two_accumulators=_WIDE | _low(Large(64, 64, 128, 8, 1, 1)),
     soft=_WIDE | _low(Large(64, 64, 64, 8, 2, 1)),
 )
-# Compiled code decides: with two stages the gradient spills on data-centre Blackwell, and with more than two pairs the
-# fused kernel does on the other Blackwell.
-BLACKWELL = replace(NVIDIA, large=_WIDE | _low(Large(rows=128, classes=128, depth=128, warps=8, stages=1, occupancy=1)))
-SMALL_BLACKWELL = replace(NVIDIA, fused_pairs=2)
+# Compiled code decides: more crowded pairs cost fewer instructions where nothing spills, and with two stages the
+# gradient spills on data-centre Blackwell.
+HOPPER = replace(NVIDIA, crowded_pairs=4)
+BLACKWELL = replace(HOPPER, large=_WIDE | _low(Large(rows=128, classes=128, depth=128, warps=8, stages=1, occupancy=1)))
 CDNA = Family(  # 64 KiB of shared memory
     lanes=64,
     large=_WIDE | _low(Large(rows=64, classes=128, depth=64, warps=4, stages=1, occupancy=2)),
     two_accumulators=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
     soft=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
 )
-FAMILIES = {10: BLACKWELL, 12: SMALL_BLACKWELL}  # by the major number of the compute capability; others are NVIDIA
+FAMILIES = {9: HOPPER, 10: BLACKWELL}  # by the major number of the compute capability; others are NVIDIA
 _trial: list[Family] = []
 
 

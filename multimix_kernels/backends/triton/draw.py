@@ -7,7 +7,7 @@ both. Cost per weight beside its gamma: 3 lane-instructions; with attention 4 mo
 import triton
 import triton.language as tl
 
-from .stream import LOG_SPACE, gamma_pairs, row_concentration, subset_words
+from .stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
 
 
 @triton.jit
@@ -61,13 +61,10 @@ def smallest_keys(even, odd, pair, candidate_even, candidate_odd, m, B: tl.const
 
 
 @triton.jit
-def load_pair(pointer, b, other, E: tl.constexpr, C: tl.constexpr):
-    """Elements 2 * pair and 2 * pair + 1 of b for a pair tile: (E, 1, C)."""
-    first = 2 * (tl.arange(0, E)[:, None, None] * C + tl.arange(0, C)[None, None, :])
-    return (
-        tl.load(pointer + first, mask=first < b, other=other),
-        tl.load(pointer + first + 1, mask=first + 1 < b, other=other),
-    )
+def load_pair(pointer, at, pair, b):
+    """Elements 2 * pair and 2 * pair + 1 of b, zero past them; `at` is pair, in the shape that is loaded."""
+    pointer += 2 * at
+    return tl.load(pointer, mask=2 * pair < b, other=0.0), tl.load(pointer + 1, mask=2 * pair + 1 < b, other=0.0)
 
 
 @triton.jit
@@ -86,11 +83,12 @@ def draw_tile(
     seed = tl.load(seed_ptr)
     k = tl.reshape(k, (1, R, 1))
     row = k + row_offset
-    pair = tl.arange(0, E)[:, None, None] * C + tl.arange(0, C)[None, None, :]
+    pair = pair_index(E, C)
     even_in, odd_in = (2 * pair < b) & (k < n), (2 * pair + 1 < b) & (k < n)
+    # Loads decide on the layout of the tile. Those of a WHOLE tile leave pairs in registers only if the compiler does
+    # not see that elements follow each other. Where many warps share few rows, loads of one row are better.
+    at = tl.broadcast_to(pair, (E, R, C)) * tl.minimum(n, 1) if WHOLE else pair
     if IGNORED:
-        # A load's shape decides on the layout of the tile: compiled code shows which one keeps pairs in registers.
-        at = tl.broadcast_to(pair, (E, R, C)) if WHOLE else pair
         both = tl.load(ignored_ptr + at, mask=2 * pair < b, other=0).to(tl.int32)
         even_in, odd_in = even_in & ((both & 255) == 0), odd_in & ((both >> 8) == 0)
     if SUBSET:
@@ -101,7 +99,7 @@ def draw_tile(
         alpha = row_concentration(seed, location, row, low, low_rest, high, high_rest, KIND)
     even, odd = gamma_pairs(seed, location, row, alpha, alpha_ptr, b, even_in, odd_in, E, R, C, KIND, PER_EXAMPLE)
     if ATTENTION:
-        a_even, a_odd = load_pair(attention_ptr + location.to(tl.int64) * b, b, 0.0, E, C)
+        a_even, a_odd = load_pair(attention_ptr + location.to(tl.int64) * b, at, pair, b)
         a_even, a_odd = tl.where(even_in, a_even, 0.0), tl.where(odd_in, a_odd, 0.0)
         # Relative to the row's largest, so that products of small attention and small gammas do not vanish.
         largest = row_max(a_even, a_odd)[None, :, None]

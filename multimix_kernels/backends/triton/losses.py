@@ -8,6 +8,7 @@ from ..reference.stream import Draw
 from . import config, mixed_large, mixed_many, mixed_small
 from .prepare import finish
 from .sample import Sampler
+from .stream import LOG_SPACE
 from .target import Target, Upstream
 from .tune import tuned
 
@@ -61,7 +62,9 @@ def mixed(scores, target, sampler, rows, upstream, scale, gradient, grad_attenti
     operand = config.operand(scores)
     b, c = sampler.b, scores.shape[2]
     common = scores, target, sampler, operand
-    if config.family(scores).mixed_small(b, c, operand) is None:
+    # Draws in float64, and subsets, leave too few registers for all in one kernel, and would gain nothing by it.
+    fused = not sampler.flags["SUBSET"] and sampler.flags["KIND"] != LOG_SPACE.value
+    if not fused or config.family(scores).mixed_small(b, c, operand) is None:
         large = mixed_large if b <= config.MOST_PAIRS_OF_EXAMPLES else mixed_many
         return large.launch(*common, rows, upstream, scale, gradient, grad_attention)
     found = mixed_small.launch(*common, rows, upstream, scale, gradient)

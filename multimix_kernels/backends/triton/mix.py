@@ -243,6 +243,8 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
     grad_attention = values.new_zeros((r, b) if want_attention else (0,), dtype=torch.float32)
     family, operand = config.family(values), config.operand(values)
     sizes, two = (sizes_for(table, operand, b, d) for table in (family.large, family.two_accumulators))
+    if not fits(d + sizes.features, sizes.width):
+        sizes = two
     height = triton.cdiv(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     with config.on_device(values):

@@ -6,8 +6,8 @@ With weights M (rows, b) in the scratch, scores S (b, c), smoothed targets Y (b,
   dM     = T softmax S^T - M A^T - M A + lse mass^T
 so no mixed target is ever formed. Scores are mixed twice, once for lse and once for the gradient.
 
-Cost per row: 2 products of 2 b c operations for the gradient, 1 for lse, 2 of 2 b b; 2 c exponentials; about 8 and 6
-lane-instructions for each of c scores. Bytes: the scratch, 2 b per row and pass, and S from the L2 cache.
+Cost per row: 2 products of 2 b c operations for the gradient, 1 for lse, 2 of 2 b b; 2 c exponentials; about 6
+lane-instructions, twice, for each of c scores. Bytes: the scratch, 2 b per row and pass, and S from the L2 cache.
 """
 
 import torch
@@ -20,7 +20,7 @@ from .product import dot, round_operand
 from .reduce import add_up, centre, fits, load_partial, store_partial
 from .sample import Sampler
 from .scratch import blocks, width
-from .stream import LN2, LOG2E
+from .stream import LEAST, LN2, LOG2E
 from .target import Target, Upstream, upstream_arguments
 
 
@@ -41,18 +41,22 @@ def mix_columns(weights_ptr, k, columns_ptr, x_example, x_class, j, kept_ptr, c,
 @triton.jit(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first"])
 def normaliser_kernel(
     scores_ptr, x_location, x_example, x_class, kept_ptr, on_target_ptr, score_sums_ptr, mass_ptr, keep, uniform_part,
-    weights_ptr, inverse_ptr, lse_ptr, share_ptr, rows_ptr, sums_ptr,
+    weights_ptr, inverse_ptr, lse_ptr, share_ptr, level_ptr, scale_ptr, rows_ptr, sums_ptr,
     first_location, first, rows, stored, tiles, n, b, c,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr,
     OPERAND: tl.constexpr, PACKED: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr,
 ):  # fmt: skip
-    """Of each row: log-sum-exp in units of ln 2, the target's share T, the loss; adds the sum over the tile to sums."""
+    """Of each row: log-sum-exp in units of ln 2, the target's share T, the loss; adds the sum over the tile to sums.
+
+    level and scale: 2^(mixed scores * scale - level) is the softmax, of scores mixed by the weights of the scratch; for
+    labels it is T softmax over the sum of those weights. Rows without a target, or past `rows`, have an infinite level.
+    """
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k = place * stored + row
     inverse = tl.load(inverse_ptr + k)
-    scale = inverse * LOG2E
-    top = tl.full((R,), float("-inf"), tl.float32)
+    scale = tl.where(inverse == 0, 1.0, inverse * LOG2E)  # zero times -inf would be NaN
+    top = tl.full((R,), LEAST, tl.float32)
     z = tl.zeros((R,), tl.float32)
     scores_ptr += place * x_location
     for start in range(0, c, CLASSES):
@@ -61,10 +65,10 @@ def normaliser_kernel(
             weights_ptr, k, scores_ptr, x_example, x_class, j, kept_ptr, c,
             WIDTH, DEPTH, R, CLASSES, OPERAND, PACKED,
         )  # fmt: skip
-        logits *= scale[:, None]
-        logits = tl.where((j < c)[None, :], logits, float("-inf"))
-        higher = tl.maximum(top, tl.max(logits, 1))
-        z = z * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
+        if start + CLASSES > c:  # a branch: the other tiles need no mask
+            logits = tl.where((j < c)[None, :], logits, float("-inf"))
+        higher = tl.maximum(top, tl.max(logits, 1) * scale)
+        z = z * tl.exp2(top - higher) + tl.sum(tl.exp2(logits * scale[:, None] - higher[:, None]), 1)
         top = higher
     lse = top + tl.log2(z)
     share = tl.zeros((R,), tl.float32)
@@ -84,6 +88,10 @@ def normaliser_kernel(
         score_sum += tl.sum(w * tl.load(score_sums_ptr + place * b + i, mask=inside, other=0.0)[None, :], 1)
     tl.store(lse_ptr + k, lse)
     tl.store(share_ptr + k, share)
+    factor = share * inverse
+    level = lse - tl.log2(factor) if LABELS else lse  # probabilities may be negative
+    tl.store(level_ptr + k, tl.where((factor == 0) | (row >= rows), float("inf"), level))
+    tl.store(scale_ptr + k, scale)
     spread = (share if LABELS else tl.where(inverse == 0, 0.0, 1.0)) * uniform_part
     # In float32 on_target is that of scores less their mean over classes: less cancels.
     if OPERAND == "fp32":
@@ -118,11 +126,12 @@ def row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first
 
 @triton.jit(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
 def gradient_kernel(
-    scores_ptr, x_location, x_example, x_class, kept_ptr, weights_ptr, inverse_ptr, lse_ptr, share_ptr,
+    scores_ptr, x_location, x_example, x_class, kept_ptr, weights_ptr, inverse_ptr, share_ptr, level_ptr, scale_ptr,
     grad_rows_ptr, g_location, g_row, grad_scale_ptr,
     partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, HEIGHT: tl.constexpr,
-    OPERAND: tl.constexpr, PACKED: tl.constexpr, WEIGHTED: tl.constexpr, FIRST: tl.constexpr, IN_PLACE: tl.constexpr,
+    OPERAND: tl.constexpr, PACKED: tl.constexpr, LABELS: tl.constexpr, WEIGHTED: tl.constexpr, FIRST: tl.constexpr,
+    IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """Adds a super-block to partial (places, splits, HEIGHT, WIDTH): (T softmax)^T M, and after `chunks` of it M^T M.
 
@@ -143,22 +152,25 @@ def gradient_kernel(
         for tile in range(split, tl.cdiv(rows, R), splits):
             row = tile * R + tl.arange(0, R)
             k = place * stored + row
-            own = tl.load(weights_ptr + k[:, None] * WIDTH + column[None, :])
+            # Weights of a row that exists: zero times the -inf of a masked class would be NaN.
+            source = place * stored + tl.minimum(row, rows - 1)
+            own = tl.load(weights_ptr + source[:, None] * WIDTH + column[None, :])
             logits = tl.zeros((CLASSES, R), tl.float32)
             if WIDTH == DEPTH:
                 logits = dot(scores, tl.trans(own), logits, OPERAND)
             else:
                 for start in range(0, WIDTH, DEPTH):
                     i = start + tl.arange(0, DEPTH)
-                    w = tl.load(weights_ptr + k[None, :] * WIDTH + i[:, None])
+                    w = tl.load(weights_ptr + source[None, :] * WIDTH + i[:, None])
                     s = load_padded(scores_ptr, x_example, x_class, i[None, :], j[:, None], kept_ptr, c, PACKED)
                     logits = dot(round_operand(s, OPERAND), w, logits, OPERAND)
-            inverse = tl.load(inverse_ptr + k)
-            factor = row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, WEIGHTED)
-            factor *= inverse * tl.load(share_ptr + k)
-            lse = tl.load(lse_ptr + k)
-            p = tl.exp2(logits * (inverse * LOG2E)[None, :] - lse[None, :]) * factor[None, :]
-            p = tl.where((factor == 0)[None, :], 0.0, p)  # rows without weights, where a class is masked
+            p = tl.exp2(logits * tl.load(scale_ptr + k)[None, :] - tl.load(level_ptr + k)[None, :])
+            if not LABELS:
+                p *= (tl.load(share_ptr + k) * tl.load(inverse_ptr + k))[None, :]
+            if WEIGHTED:
+                p *= row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, True)[
+                    None, :
+                ]
             total = dot(round_operand(p, OPERAND), own, total, OPERAND)
     else:
         i = (chunk - chunks) * CLASSES + tl.arange(0, CLASSES)
@@ -240,6 +252,8 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
     r, b, c = scores.shape
     wide, family = width(b), config.family(scores)
     shape, two = family.large[operand], family.two_accumulators[operand]
+    if not fits(c + wide + 2 * shape.classes, wide):
+        shape = two
     depth, classes = min(wide, shape.depth), min(config.power_of_two(max(16, c)), shape.classes)
     chunks, gram_chunks = triton.cdiv(c, classes), triton.cdiv(wide, classes)
     columns, whole = wide // depth, chunks + gram_chunks
@@ -259,15 +273,15 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                     sums = new((block.places * tiles,), dtype=torch.float64).zero_()
                 ready = prepare(scores[here], target, sampler.left_out, wide, chunks * classes, operand, on_target=True)
             sizes = dict(WIDTH=wide, DEPTH=depth, CLASSES=classes, OPERAND=operand, PACKED=ready.packed)
-            lse, share = new((2, block.places, block.stored), dtype=torch.float32).unbind()
+            lse, share, level, scales = new((4, block.places, block.stored), dtype=torch.float32).unbind()
             place = (block.first_location, block.first, block.rows, block.stored)
             source = (ready.scores, ready.place_stride, *ready.strides, ready.kept)
             masses = (ready.sums, ready.mass, target.keep, target.uniform)
-            drawn = (block.weights, block.inverse, lse, share)
+            drawn, softmax = (block.weights, block.inverse), (level, scales)
             normaliser_kernel[(block.places * tiles,)](
-                *source, ready.on_target, *masses, *drawn, lse if rows is None else rows, sums, *place, tiles,
-                sampler.draw.n, b, c, **sizes, R=shape.rows, LABELS=target.by_label, ROWS=rows is not None,
-                **launch_options,
+                *source, ready.on_target, *masses, *drawn, lse, share, *softmax, lse if rows is None else rows, sums,
+                *place, tiles, sampler.draw.n, b, c, **sizes, R=shape.rows, LABELS=target.by_label,
+                ROWS=rows is not None, **launch_options,
             )  # fmt: skip
             from_above = upstream_arguments(upstream, lse)
             if gradient is not None:
@@ -282,9 +296,9 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                     parts = [(gradient[here], chunks, chunks), (partial, gram_chunks, 0)]
                 for out, some, of_classes in parts:
                     gradient_kernel[(block.places * splits, some, columns)](
-                        *source, *drawn, *from_above, out, *place, splits, b, c, of_classes, **sizes, R=shape.rows,
-                        HEIGHT=some * classes, WEIGHTED=upstream is not None, FIRST=block.first == 0,
-                        IN_PLACE=out is not partial, **launch_options,
+                        *source, *drawn, share, *softmax, *from_above, out, *place, splits, b, c, of_classes, **sizes,
+                        R=shape.rows, HEIGHT=some * classes, LABELS=target.by_label, WEIGHTED=upstream is not None,
+                        FIRST=block.first == 0, IN_PLACE=out is not partial, **launch_options,
                     )  # fmt: skip
                 if block.last:
                     out = gradient[here]
@@ -294,8 +308,8 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                 two_depth, tiles = min(wide, two.depth), block.stored // two.rows
                 sizes |= dict(DEPTH=two_depth, CLASSES=min(classes, two.classes))
                 weights_gradient_kernel[(block.places * tiles, wide // two_depth)](
-                    *source, both, *masses, *drawn, *from_above, block.gradient, *place, tiles, b, c, **sizes,
-                    R=two.rows, LABELS=target.by_label, WEIGHTED=upstream is not None,
+                    *source, both, *masses, *drawn, lse, share, *from_above, block.gradient, *place, tiles, b, c,
+                    **sizes, R=two.rows, LABELS=target.by_label, WEIGHTED=upstream is not None,
                     **config.options(two.warps, two.stages),
                 )  # fmt: skip
                 centre(block, sampler.attention[here], grad_attention[here])

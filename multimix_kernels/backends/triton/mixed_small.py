@@ -22,7 +22,7 @@ from .prepare import prepare
 from .product import dot, round_operand
 from .reduce import add_up
 from .sample import Sampler
-from .stream import LN2, LOG2E
+from .stream import LN2, LOG2E, pair_index
 from .target import Target, Upstream, upstream_arguments
 
 INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
@@ -35,11 +35,13 @@ def mixed_small_kernel(
     first_location, splits, c,
     seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, row_offset, n, b, m, low, low_rest, high, high_rest,
     E: tl.constexpr, R: tl.constexpr, G: tl.constexpr, CLASSES: tl.constexpr,
-    KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr, SUBSET: tl.constexpr,
-    ATTENTION: tl.constexpr, IGNORED: tl.constexpr,
+    KIND: tl.constexpr, ATTENTION: tl.constexpr, IGNORED: tl.constexpr,
     OPERAND: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr, GRADIENT: tl.constexpr, WEIGHTED: tl.constexpr,
 ):  # fmt: skip
-    """Loss sums (places, splits), or row losses (r, n); gradients (places, splits, CLASSES, B) up to a factor."""
+    """Loss sums (places, splits), or row losses (r, n); gradients (places, splits, CLASSES, B) up to a factor.
+
+    Neither subsets nor a concentration of each example.
+    """
     B: tl.constexpr = 2 * E * G
     place = tl.program_id(0) // splits
     split = tl.program_id(0) % splits
@@ -47,7 +49,8 @@ def mixed_small_kernel(
     j = tl.arange(0, CLASSES)[:, None]
     operands = j * B + tl.arange(0, B)[None, :]
     scores_ptr += place * (B * CLASSES)
-    mass_even, mass_odd = load_pair(mass_ptr, b, 0.0, E, G)
+    pair = pair_index(E, G)
+    mass_even, mass_odd = load_pair(mass_ptr, pair, pair, b)
     total_loss = tl.zeros((R,), tl.float32)
     gradient = tl.zeros((CLASSES, B), tl.float32)
     first = split.to(tl.int64) * R
@@ -55,7 +58,7 @@ def mixed_small_kernel(
         k = first + tl.arange(0, R)
         even, odd, _, _ = draw_tile(
             seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, location, k, row_offset, n, b, m,
-            low, low_rest, high, high_rest, E, R, G, KIND, PER_EXAMPLE, SUBSET, ATTENTION, IGNORED, False,
+            low, low_rest, high, high_rest, E, R, G, KIND, False, False, ATTENTION, IGNORED, False,
         )  # fmt: skip
         even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)
         even_wide, odd_wide = even.to(tl.float32), odd.to(tl.float32)
@@ -110,8 +113,9 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
     """
     r, b, c = scores.shape
     shape = config.family(scores).mixed_small(b, c, operand)
-    if shape is None:
-        raise ValueError(f"scores: {b} examples and {c} classes do not fit on chip")
+    flags = dict(sampler.flags)
+    if shape is None or flags.pop("SUBSET") or flags.pop("PER_EXAMPLE"):
+        raise ValueError(f"scores: {b} examples and {c} classes of this draw do not fit on chip")
     classes, width = shape.classes, 2 * shape.pair.registers * shape.pair.groups
     places = min(r, max(1, config.PARTIAL_BYTES // (4 * classes * width)))
     tiles = triton.cdiv(sampler.draw.n, shape.pair.rows)
@@ -129,7 +133,7 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
             mixed_small_kernel[(count * splits,)](
                 ready.scores, ready.targets, ready.mass, target.keep, target.uniform, *from_above,
                 sums if rows is None else rows, sums[first * splits :], partial, first, splits, c, *sampler.arguments(),
-                shape.pair.registers, shape.pair.rows, shape.pair.groups, classes, **sampler.flags, OPERAND=operand,
+                shape.pair.registers, shape.pair.rows, shape.pair.groups, classes, **flags, OPERAND=operand,
                 LABELS=target.by_label, ROWS=rows is not None, GRADIENT=gradient is not None,
                 WEIGHTED=upstream is not None, **config.options(shape.pair.warps, 1)
             )  # fmt: skip

@@ -17,7 +17,7 @@ from .product import dot, round_operand
 from .reduce import centre
 from .sample import Sampler
 from .scratch import Block, blocks, width
-from .stream import LN2, LOG2E, LOWEST
+from .stream import LEAST, LN2, LOG2E, LOWEST
 from .target import Target, Upstream, upstream_arguments
 
 
@@ -65,7 +65,7 @@ def soft_kernel(
     k, location = place * stored + row, place + first_location
     logits_ptr += (place + l_first_location) * l_location
     source = l_first + row.to(tl.int64)
-    top = tl.full((R,), float("-inf"), tl.float32)
+    top = tl.full((R,), LEAST, tl.float32)
     z = tl.zeros((R,), tl.float32)
     score_sum = tl.zeros((R,), tl.float32)
     for start in range(0, c, CLASSES):
@@ -183,7 +183,7 @@ def launch_block(
         block.first_location, block.first, block.rows, block.stored, tiles, sampler.draw.n, sampler.b, c,
         WIDTH=wide, DEPTH=depth, R=shape.rows, CLASSES=classes, OPERAND=operand, PACKED=packed, LABELS=target.by_label,
         ROWS=rows is not None, GRADIENT=gradient is not None, WEIGHTS=want_weights, WEIGHTED=upstream is not None,
-        SCALED=scaled, UNIT=unit, OUT_UNIT=config.unit(c), **config.options(shape.warps, shape.stages),
+        SCALED=scaled, UNIT=unit, OUT_UNIT=config.unit(c), **config.options(shape.warps, shape.stages if packed else 1),
     )  # fmt: skip
 
 

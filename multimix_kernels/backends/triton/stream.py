@@ -30,6 +30,7 @@ LOG_SPACE = tl.constexpr(2)
 LN2 = tl.constexpr(0.6931471805599453)
 LOG2E = tl.constexpr(1.4426950408889634)
 TINY = tl.constexpr(1.1754943508222875e-38)
+LEAST = tl.constexpr(-3e38)  # a maximum to begin with: -inf less -inf would be NaN
 LOWEST = tl.constexpr(-1e30)  # of a masked class, whose target of zero it is multiplied by
 
 
@@ -229,6 +230,12 @@ def draw_again(
 
 
 @triton.jit
+def pair_index(E: tl.constexpr, C: tl.constexpr):
+    """The pairs of a tile, (E, 1, C)."""
+    return tl.arange(0, E)[:, None, None] * C + tl.arange(0, C)[None, None, :]
+
+
+@triton.jit
 def gamma_pairs(
     seed, location, row, alpha, alpha_ptr, b, want_even, want_odd,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr,
@@ -241,8 +248,7 @@ def gamma_pairs(
     k0, k1 = split_words(seed)
     r0, r1 = split_words(row)
     register = tl.arange(0, E)[:, None, None]
-    group = tl.arange(0, C)[None, None, :]
-    pair = register * C + group
+    pair = pair_index(E, C)
     zero = tl.full((), 0, tl.uint32)
     w0, w1, w2, w3 = philox(pair.to(tl.uint32), location_word(location, GAMMA, zero), r0, r1, k0, k1)
     rho = radius(w0, KIND)

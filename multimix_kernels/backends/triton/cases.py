@@ -1,0 +1,183 @@
+"""The configurations that the launchers use, as cases to be compiled ahead of time by `aot`.
+
+They are those for b = 128 examples, and for b = 1024 where these differ.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from triton.backends.compiler import GPUTarget
+
+from . import config, mix, mixed_large, mixed_small, prepare, reduce, sample, soft
+from .stream import ACCURATE, HARDWARE, LOG_SPACE
+
+TARGETS = {
+    **{f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (80, 86, 89, 90, 100, 120)},
+    **{arch: GPUTarget("hip", arch, 64) for arch in ("gfx90a", "gfx942")},
+}
+B, MANY = 128, 1024  # examples
+REPRESENTATIVE = {"mixed_small c=100", "normaliser", "gradient", "soft"}  # and the first sampler
+DRAW = dict(PER_EXAMPLE=False, SUBSET=False, ATTENTION=False, IGNORED=True)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kernel at one configuration."""
+
+    name: str
+    kernel: Any
+    operand: str
+    constants: dict
+    warps: int
+    stages: int
+    products: bool = True
+    types: tuple[tuple[str, str], ...] = ()  # of arguments, where they are not the usual
+    variant: bool = False  # of other operands than contiguous ones, labels, and no attention
+    representative: bool = False  # one of the few that stand for all
+
+    def but(self, name: str, **constants) -> "Case":
+        """The same kernel with other constants; None: an argument instead."""
+        merged = {key: value for key, value in (self.constants | constants).items() if value is not None}
+        return replace(self, name=f"{self.name}, {name}", constants=merged, variant=True)
+
+    def launched(self, **options) -> "Case":
+        """The same kernel launched in another way."""
+        return replace(self, **options)
+
+    @property
+    def needs_matrix_instructions(self) -> bool:
+        """IEEE float32 has none on NVIDIA GPUs."""
+        return self.products and self.operand != "fp32"
+
+
+def family_of(target: str) -> config.Family:
+    """The family of a target."""
+    if TARGETS[target].backend == "hip":
+        return config.CDNA
+    return config.FAMILIES.get(TARGETS[target].arch // 10, config.NVIDIA)
+
+
+def cases_of(target: str) -> list[Case]:
+    """The configurations in use on a target; float32 has one precision on AMD GPUs."""
+    family = family_of(target)
+    return cases(family, ("bf16", "fp32") if family is config.CDNA else ("bf16", "tf32", "fp32"))
+
+
+def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "fp32")) -> list[Case]:
+    """The configurations in use."""
+    found = []
+    kinds = {"hardware": HARDWARE, "accurate": ACCURATE, "log space": LOG_SPACE}
+    for name, kind in kinds.items():
+        if kind.value == HARDWARE.value and family.lanes != 32:
+            continue
+        tile = family.sampler(B, kind.value == LOG_SPACE.value)
+        constants = dict(
+            E=tile.registers, R=tile.rows, C=tile.groups, KIND=kind.value, **DRAW, OPERAND="bf16", SCRATCH=True,
+            PLAIN=False, WIDTH=B,
+        )  # fmt: skip
+        drawn = Case(f"sample, {name}", sample.sample_kernel, "bf16", constants, tile.warps, 1, False)
+        found += [
+            drawn,
+            drawn.but("attention", ATTENTION=True),
+            drawn.but("subset, attention", SUBSET=True, ATTENTION=True, PLAIN=True),
+            drawn.but("output", SCRATCH=False, IGNORED=False, OPERAND="fp32").launched(operand="fp32"),
+        ]
+        if kind.value == LOG_SPACE.value:
+            found.append(drawn.but("alpha of each example, attention", PER_EXAMPLE=True, ATTENTION=True))
+    for operand in operands:
+        found += _products(family, operand)
+    sums = dict(p_example=1, WIDTH=B, GRAM=True, LABELS=True, SCALED=False, TILE=config.ADD_UP_TILE)
+    found.append(Case("add_up", reduce.add_up_kernel, "fp32", sums, 4, 1, False))
+    ready = dict(
+        x_class=1, p_example=1, y_example=1, t_example=1, t_class=0, WIDTH=B, CLASSES=1024, R=2, CHUNK=1024,
+        OPERAND="bf16", LABELS=True, SCORES=True, PACKED=True, ON_TARGET=True, TARGETS=False, IGNORED=True,
+    )  # fmt: skip
+    types = (("sums_ptr", "*fp32"), ("ignored_ptr", "*i8"))
+    found.append(Case("prepare", prepare.prepare_kernel, "bf16", ready, 4, 1, False, types))
+    found.append(Case("finish", prepare.finish_kernel, "bf16", dict(CHECKED=True, TILE=1024), 4, 1, False))
+    found.append(Case("centre", reduce.centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
+    few = REPRESENTATIVE | {found[0].name}
+    return [replace(case, representative=case.name in few and case.operand == "bf16") for case in found]
+
+
+def _products(family: config.Family, operand: str) -> list[Case]:
+    """The kernels with matrix products: of contiguous rows and labels, and then of other operands."""
+    found = []
+    for c in (10, 100):
+        small = family.mixed_small(B, c, operand)
+        if small is not None:
+            found += _mixed_small(f"mixed_small c={c}", small, family, operand)
+
+    def case(name, kernel, shape, columns, b=B, types=(), **constants):
+        sizes = {"WIDTH": b, "DEPTH": min(b, shape.depth), "R": shape.rows, columns: shape.classes, "OPERAND": operand}
+        return Case(name, kernel, operand, sizes | constants, shape.warps, shape.stages, True, types)
+
+    large, two, softs = family.large[operand], family.two_accumulators[operand], family.soft[operand]
+    x, labels = dict(x_class=1, PACKED=True), dict(LABELS=True)
+    values, g = dict(x_feature=1, PACKED=True), dict(g_feature=1)
+    one = dict(WEIGHTED=False)
+    total = dict(HEIGHT=1152, FIRST=False, IN_PLACE=False)
+    soft_case = dict(
+        l_class=1, t_example=0, t_class=0, LABELS=True, PACKED=True, ROWS=False, GRADIENT=True, WEIGHTS=False,
+        WEIGHTED=False, SCALED=False, UNIT=8, OUT_UNIT=8,
+    )  # fmt: skip
+    wide = (("logits_ptr", "*fp32"), ("grad_ptr", "*fp32"), ("out_ptr", "*fp32"))
+    normaliser = case("normaliser", mixed_large.normaliser_kernel, large, "CLASSES", **x, **labels, ROWS=False)
+    gradient = case("gradient", mixed_large.gradient_kernel, large, "CLASSES", **x, **labels, **one, **total)
+    by_weights = case("weights gradient", mixed_large.weights_gradient_kernel, two, "CLASSES", **x, **labels, **one)
+    softened = case("soft", soft.soft_kernel, softs, "CLASSES", **soft_case)
+    mixed = case("mix", mix.mix_kernel, two, "FEATURES", **values)
+    mixed_by_values = case("mix values gradient", mix.values_gradient_kernel, large, "FEATURES", **g, **total)
+    mixed_by_weights = case(
+        "mix weights gradient", mix.weights_gradient_kernel, two, "FEATURES", **g, **values, ADD=False
+    )
+    found += [
+        normaliser,
+        gradient,
+        by_weights,
+        softened,
+        mixed,
+        mixed_by_values,
+        mixed_by_weights,
+        case("mix many", mix.mix_kernel, two, "FEATURES", MANY, wide, **values),
+        case("soft many", soft.soft_kernel, softs, "CLASSES", MANY, wide, **soft_case),
+        case("mix values gradient many", mix.values_gradient_kernel, two, "FEATURES", MANY, wide, **g, **total),
+    ]
+    # Too large for a copy and for partial sums.
+    in_place, unpacked, probabilities = dict(IN_PLACE=True), dict(PACKED=False), dict(LABELS=False)
+    tile = dict(R=two.rows, DEPTH=min(B, two.depth))
+    small_tile = dict(warps=two.warps, stages=two.stages)
+    dense = probabilities | dict(t_example=None, t_class=1)
+    return found + [
+        normaliser.but("probabilities, rows", **probabilities, ROWS=True),
+        normaliser.but("in place", **unpacked, **tile, CLASSES=two.classes).launched(**small_tile),
+        gradient.but("probabilities, upstream", **probabilities, WEIGHTED=True),
+        gradient.but("in place", **unpacked, **in_place, **tile, CLASSES=two.classes).launched(**small_tile),
+        by_weights.but("probabilities, upstream", **probabilities, WEIGHTED=True),
+        by_weights.but("in place", **unpacked),
+        softened.but("loss only", ROWS=True, GRADIENT=False).launched(products=False),
+        softened.but("upstream, weights", WEIGHTED=True, WEIGHTS=True, SCALED=True),
+        softened.but("probabilities", **dense, WEIGHTED=True, WEIGHTS=True),
+        softened.but("probabilities in place", **dense, **unpacked, WEIGHTS=True).launched(stages=1),
+        mixed.but("in place", **unpacked),
+        mixed_by_values.but("in place", **in_place, **tile, FEATURES=two.classes).launched(**small_tile),
+        mixed_by_weights.but("in place", **unpacked, ADD=True),
+    ]
+
+
+def _mixed_small(name: str, small: config.Small, family: config.Family, operand: str) -> list[Case]:
+    pair = small.pair
+    constants = dict(
+        E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes,
+        KIND=HARDWARE.value if family.lanes == 32 else ACCURATE.value, ATTENTION=False, IGNORED=True, OPERAND=operand,
+        LABELS=True, ROWS=False, GRADIENT=True, WEIGHTED=False,
+    )  # fmt: skip
+    plain = Case(name, mixed_small.mixed_small_kernel, operand, constants, pair.warps, 1)
+    return [
+        plain,
+        plain.but("rows", ROWS=True, GRADIENT=False),
+        plain.but("attention, upstream", ATTENTION=True, WEIGHTED=True),
+        plain.but(
+            "attention, accurate, probabilities", ATTENTION=True, KIND=ACCURATE.value, LABELS=False, IGNORED=False
+        ),
+    ]
