@@ -73,7 +73,7 @@ def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
         tile = family.sampler(B, kind.value == LOG_SPACE.value)
         constants = dict(
             E=tile.registers, R=tile.rows, C=tile.groups, KIND=kind.value, **DRAW, OPERAND="bf16", SCRATCH=True,
-            PLAIN=False, WIDTH=B,
+            PLAIN=False, WIDTH=B, ASSEMBLY=family.lanes == 32,
         )  # fmt: skip
         drawn = Case(f"sample, {name}", sample.sample_kernel, "bf16", constants, tile.warps, 1, False)
         found += [
@@ -103,10 +103,10 @@ def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
 def _products(family: config.Family, operand: str) -> list[Case]:
     """The kernels with matrix products: of contiguous rows and labels, and then of other operands."""
     found = []
-    for c in (10, 100):
-        small = family.mixed_small(B, c, operand)
+    for name, b, c in (("mixed_small c=10", B, 10), ("mixed_small c=100", B, 100), ("mixed_small b=64", 64, 10)):
+        small = family.mixed_small(b, c, operand)
         if small is not None:
-            found += _mixed_small(f"mixed_small c={c}", small, family, operand)
+            found += _mixed_small(name, small, family, operand)
 
     def case(name, kernel, shape, columns, b=B, types=(), **constants):
         sizes = {"WIDTH": b, "DEPTH": min(b, shape.depth), "R": shape.rows, columns: shape.classes, "OPERAND": operand}

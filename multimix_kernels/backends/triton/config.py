@@ -43,7 +43,7 @@ PACKED_BYTES = 16 << 20  # padded scores or values; what does not fit is read in
 MOST_PAIRS_OF_EXAMPLES = 512  # examples, up to which the products of all pairs of them are formed
 ADD_UP_TILE = 32
 # The most examples times classes (both padded to powers of two) that stay on chip without spilled registers.
-ON_CHIP = {"bf16": 128 * 128, "fp16": 128 * 128, "tf32": 128 * 32, "fp32": 128 * 32}
+ON_CHIP = {"bf16": 128 * 128, "fp16": 128 * 128, "tf32": 128 * 32, "fp32": 64 * 16}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Family:
         if examples * classes > ON_CHIP[operand] or max(examples, classes) > 256:
             return None
         warps = 4 if examples * classes <= 128 * 16 and operand in ("bf16", "fp16") else 8
-        pairs = 2 if operand == "fp32" else self.crowded_pairs if 2 * examples * classes > ON_CHIP[operand] else 16
+        pairs = self.crowded_pairs if 2 * examples * classes > ON_CHIP[operand] else 16
         pair = self.pair_tile(examples, 64 if INTERPRET else 16, warps, pairs)
         return Small(pair, classes, 8 // warps * self.fused_occupancy)
 
@@ -155,6 +155,11 @@ def on_trial(family: Family):
         yield
     finally:
         _trial.pop()
+
+
+def assembly(x: Tensor) -> bool:
+    """Whether kernels may contain PTX."""
+    return x.is_cuda and torch.version.hip is None and not INTERPRET
 
 
 def programs(x: Tensor) -> int:

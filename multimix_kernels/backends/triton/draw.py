@@ -61,10 +61,29 @@ def smallest_keys(even, odd, pair, candidate_even, candidate_odd, m, B: tl.const
 
 
 @triton.jit
-def load_pair(pointer, at, pair, b):
-    """Elements 2 * pair and 2 * pair + 1 of b, zero past them; `at` is pair, in the shape that is loaded."""
-    pointer += 2 * at
+def load_pair(pointer, pair, b):
+    """Elements 2 * pair and 2 * pair + 1 of b, zero past them."""
+    pointer += 2 * pair
     return tl.load(pointer, mask=2 * pair < b, other=0.0), tl.load(pointer + 1, mask=2 * pair + 1 < b, other=0.0)
+
+
+@triton.jit
+def load(pointer, ASSEMBLY: tl.constexpr):
+    """Words of 16 or 32 bits. Loads of Triton decide on the layout of all that they meet; those in assembly follow it.
+
+    With the former Triton 3.6 spreads the pairs of a tile over threads, and each retry costs all of them.
+    """
+    if not ASSEMBLY:
+        result = tl.load(pointer)
+    elif pointer.dtype.element_ty == tl.int16:
+        result = tl.inline_asm_elementwise(
+            "ld.global.nc.b16 $0, [$1];", "=h,l", [pointer.to(tl.int64)], dtype=tl.int16, is_pure=True, pack=1
+        )
+    else:
+        result = tl.inline_asm_elementwise(
+            "ld.global.nc.b32 $0, [$1];", "=r,l", [pointer.to(tl.int64)], dtype=tl.float32, is_pure=True, pack=1
+        )
+    return result
 
 
 @triton.jit
@@ -73,7 +92,7 @@ def draw_tile(
     low, low_rest, high, high_rest,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr, SUBSET: tl.constexpr,
-    ATTENTION: tl.constexpr, IGNORED: tl.constexpr, WHOLE: tl.constexpr,
+    ATTENTION: tl.constexpr, IGNORED: tl.constexpr, WHOLE: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Weights of rows k (R,), 64 bits wide, at a location: mu and its derivative by the attention, but for centring.
 
@@ -85,11 +104,11 @@ def draw_tile(
     row = k + row_offset
     pair = pair_index(E, C)
     even_in, odd_in = (2 * pair < b) & (k < n), (2 * pair + 1 < b) & (k < n)
-    # Loads decide on the layout of the tile. Those of a WHOLE tile leave pairs in registers only if the compiler does
-    # not see that elements follow each other. Where many warps share few rows, loads of one row are better.
-    at = tl.broadcast_to(pair, (E, R, C)) * tl.minimum(n, 1) if WHOLE else pair
+    at = tl.minimum(pair, (b - 1) // 2)
+    if WHOLE:  # where many warps share few rows, loads of one row lay them out better
+        at = tl.broadcast_to(at, (E, R, C))
     if IGNORED:
-        both = tl.load(ignored_ptr + at, mask=2 * pair < b, other=0).to(tl.int32)
+        both = load(ignored_ptr + at, ASSEMBLY).to(tl.int32)
         even_in, odd_in = even_in & ((both & 255) == 0), odd_in & ((both >> 8) == 0)
     if SUBSET:
         key_even, key_odd = subset_words(seed, location, row, pair)
@@ -99,7 +118,9 @@ def draw_tile(
         alpha = row_concentration(seed, location, row, low, low_rest, high, high_rest, KIND)
     even, odd = gamma_pairs(seed, location, row, alpha, alpha_ptr, b, even_in, odd_in, E, R, C, KIND, PER_EXAMPLE)
     if ATTENTION:
-        a_even, a_odd = load_pair(attention_ptr + location.to(tl.int64) * b, at, pair, b)
+        attention_ptr += location.to(tl.int64) * b
+        a_even = load(attention_ptr + 2 * at, ASSEMBLY)
+        a_odd = load(attention_ptr + tl.minimum(2 * at + 1, b - 1), ASSEMBLY)
         a_even, a_odd = tl.where(even_in, a_even, 0.0), tl.where(odd_in, a_odd, 0.0)
         # Relative to the row's largest, so that products of small attention and small gammas do not vanish.
         largest = row_max(a_even, a_odd)[None, :, None]

@@ -61,7 +61,7 @@ def values_gradient_kernel(
     for tile in range(split, tl.cdiv(rows, R), splits):
         row = tile * R + tl.arange(0, R)
         k, source = place * stored + row, first + row.to(tl.int64)
-        g = tl.load(grad_ptr + source[None, :] * g_row + f[:, None] * g_feature,
+        g = tl.load(grad_ptr + source[None, :] * g_row + f[:, None].to(tl.int64) * g_feature,
                     mask=(row < rows)[None, :] & (f < d)[:, None], other=0.0)  # fmt: skip
         g = round_operand(g.to(tl.float32) * tl.load(inverse_ptr + k)[None, :], OPERAND)
         total = dot(g, tl.load(weights_ptr + k[:, None] * WIDTH + i[None, :]), total, OPERAND)
@@ -86,7 +86,7 @@ def weights_gradient_kernel(
     total = tl.load(out_ptr + at) if ADD else tl.zeros((R, DEPTH), tl.float32)
     for start in range(0, d, FEATURES):
         f = start + tl.arange(0, FEATURES)
-        g = tl.load(grad_ptr + source[:, None] * g_row + f[None, :] * g_feature,
+        g = tl.load(grad_ptr + source[:, None] * g_row + f[None, :].to(tl.int64) * g_feature,
                     mask=(row < rows)[:, None] & (f < d)[None, :], other=0.0)  # fmt: skip
         v = load_padded(values_ptr, x_example, x_feature, i[None, :], f[:, None], kept_ptr, d, PACKED)
         total = dot(round_operand(g, OPERAND), round_operand(v, OPERAND), total, OPERAND)

@@ -168,9 +168,8 @@ def gradient_kernel(
             if not LABELS:
                 p *= (tl.load(share_ptr + k) * tl.load(inverse_ptr + k))[None, :]
             if WEIGHTED:
-                p *= row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, True)[
-                    None, :
-                ]
+                above = row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, True)
+                p *= above[None, :]
             total = dot(round_operand(p, OPERAND), own, total, OPERAND)
     else:
         i = (chunk - chunks) * CLASSES + tl.arange(0, CLASSES)

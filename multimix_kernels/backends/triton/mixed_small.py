@@ -49,8 +49,7 @@ def mixed_small_kernel(
     j = tl.arange(0, CLASSES)[:, None]
     operands = j * B + tl.arange(0, B)[None, :]
     scores_ptr += place * (B * CLASSES)
-    pair = pair_index(E, G)
-    mass_even, mass_odd = load_pair(mass_ptr, pair, pair, b)
+    mass_even, mass_odd = load_pair(mass_ptr, pair_index(E, G), b)
     total_loss = tl.zeros((R,), tl.float32)
     gradient = tl.zeros((CLASSES, B), tl.float32)
     first = split.to(tl.int64) * R
@@ -58,7 +57,8 @@ def mixed_small_kernel(
         k = first + tl.arange(0, R)
         even, odd, _, _ = draw_tile(
             seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, location, k, row_offset, n, b, m,
-            low, low_rest, high, high_rest, E, R, G, KIND, False, False, ATTENTION, IGNORED, False,
+            low, low_rest, high, high_rest, E, R, G, KIND, False, False, ATTENTION, IGNORED,
+            False, False,
         )  # fmt: skip
         even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)
         even_wide, odd_wide = even.to(tl.float32), odd.to(tl.float32)

@@ -28,7 +28,7 @@ def sample_kernel(
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
     KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr, SUBSET: tl.constexpr,
     ATTENTION: tl.constexpr, IGNORED: tl.constexpr,
-    OPERAND: tl.constexpr, SCRATCH: tl.constexpr, PLAIN: tl.constexpr, WIDTH: tl.constexpr,
+    OPERAND: tl.constexpr, SCRATCH: tl.constexpr, PLAIN: tl.constexpr, WIDTH: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Rows first ... first + stored - 1 of the locations first_location ... of the draw.
 
@@ -39,7 +39,8 @@ def sample_kernel(
     k = (tl.program_id(0) % tiles).to(tl.int64) * R + tl.arange(0, R)
     even, odd, plain_even, plain_odd = draw_tile(
         seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, place + first_location, k + first, row_offset, n, b, m,
-        low, low_rest, high, high_rest, E, R, C, KIND, PER_EXAMPLE, SUBSET, ATTENTION, IGNORED, True,
+        low, low_rest, high, high_rest, E, R, C, KIND, PER_EXAMPLE, SUBSET, ATTENTION, IGNORED,
+        True, ASSEMBLY,
     )  # fmt: skip
     i = tl.arange(0, 2 * E * C)[None, :]
     width = WIDTH if SCRATCH else b
@@ -92,7 +93,7 @@ class Sampler:
                 out, out if inverse is None else inverse, out if plain is None else plain,
                 first_location, first, stored, tiles, *self.arguments(), shape.registers, shape.rows, shape.groups,
                 **self.flags, OPERAND=operand, SCRATCH=inverse is not None, PLAIN=plain is not None, WIDTH=width,
-                **config.options(shape.warps, 1)
+                ASSEMBLY=config.assembly(out), **config.options(shape.warps, 1)
             )  # fmt: skip
 
 

@@ -24,7 +24,7 @@ from .target import Target, Upstream, upstream_arguments
 @triton.jit
 def load_logits(logits_ptr, l_row, l_class, k, j, rows_inside, c):
     """Logits (R, CLASSES) in float32, zero outside."""
-    at = logits_ptr + k[:, None] * l_row + j[None, :] * l_class
+    at = logits_ptr + k[:, None] * l_row + j[None, :].to(tl.int64) * l_class
     return tl.load(at, mask=rows_inside[:, None] & (j < c)[None, :], other=0.0)
 
 

@@ -71,6 +71,34 @@ def test_super_blocks(soft, name, monkeypatch):
         assert torch.allclose(one, other, rtol=2e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("strides", [(2**32, 64, 1), (64, 2**32 // 5, 1), (64, 512, 2**28)], ids=str)
+def test_strides_beyond_32_bits(strides, monkeypatch):
+    """Elements far apart, in memory that is hardly touched, give the same bits."""
+    r, b, c, n = 2, 5, 15, 6
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    buffer = torch.empty(2**32 + 2**20, dtype=torch.bfloat16)
+    monkeypatch.undo()
+
+    def far(x):
+        return buffer.as_strided(x.shape, strides).copy_(x)
+
+    x, logits, y = (randn(*shape).bfloat16() for shape in ((r, b, c), (r, n, c), (1, b, c)))
+    tail = (attention_of(r, b), None, *draw_of(n, b))
+    loss = (0.1, -100, SUM, True, True, *tail)
+    for name, operand, *others in (
+        ("mixed_cross_entropy", x, torch.arange(b), *loss),
+        ("soft_cross_entropy", logits, torch.arange(b), *loss),
+        ("mix", x, *tail),
+        ("mix_backward", logits, x, True, True, *tail),
+    ):
+        near, there = (getattr(operators, name)(f(operand), *others) for f in (torch.clone, far))
+        for one, other in zip(*((y,) if isinstance(y, torch.Tensor) else y for y in (near, there)), strict=True):
+            assert torch.equal(one, other), name
+    target = y.float().softmax(2).bfloat16()
+    near, there = (operators.mixed_cross_entropy(x, f(target)[0], *loss) for f in (torch.clone, far))
+    assert all(map(torch.equal, near, there))
+
+
 @pytest.mark.parametrize("name", REGIMES[3:])
 def test_operands_too_large_to_copy(name, monkeypatch):
     """Values and targets are read in place, in any layout, and gradients are added up in place."""
