@@ -192,7 +192,8 @@ __global__ void __launch_bounds__(kCentreThreads)
       float sum = 0, total = 0;
 #pragma unroll 4
       for (int i = lane; i < b; i += kWarp) {
-        const float mu = attention[i] * plain[at + i];
+        // Without attention `plain` may be infinite.
+        const float a = attention[i], mu = a == 0 ? 0.0f : a * plain[at + i];
         sum += mu * gradient[at + i], total += mu;
       }
 #pragma unroll
@@ -208,8 +209,10 @@ __global__ void __launch_bounds__(kCentreThreads)
       const int64_t at = int64_t(start) * block.width + i;
       float sum = 0;
 #pragma unroll 4
-      for (int row = 0; row < rows; ++row)
-        sum += plain[at + int64_t(row) * block.width] * (gradient[at + int64_t(row) * block.width] - means[row]);
+      for (int row = 0; row < rows; ++row) {
+        const float centred = gradient[at + int64_t(row) * block.width] - means[row];
+        sum += centred == 0 ? 0.0f : plain[at + int64_t(row) * block.width] * centred;
+      }
       partial[i] = first ? sum : partial[i] + sum;
     }
     __syncthreads();

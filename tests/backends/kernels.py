@@ -327,6 +327,29 @@ def test_masked_classes_cost_nothing(soft, masked, regime):
         assert not other[1][..., :masked].any()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("soft", [False, True])
+def test_masked_class_of_an_example_without_weight(soft, dtype):
+    """The mixed targets are zero there."""
+    attention, y = torch.tensor([[1.0, 0.0, 1.0, 1.0, 1.0]]), torch.tensor([0, 3, 1, 2, 0])
+    logits = randn(1, 6, 5).to(dtype)
+    logits[..., 3] = -torch.inf
+    y = torch.nn.functional.one_hot(y, 5).to(dtype) if soft else y
+    arguments = (logits, y, 0.0, -100, SUM, True, False, attention, None, *draw_of(6, 5))
+    found, expected = (f.soft_cross_entropy(*arguments) for f in (operators, reference))
+    eps = torch.finfo(dtype).eps
+    assert torch.allclose(found[0], expected[0].float(), rtol=2 * eps if dtype != torch.float32 else 1e-6)
+    assert torch.allclose(found[1], expected[1].float(), atol=2 * eps)
+
+
+def test_attention_gradient_where_weights_overflow():
+    """Gammas of examples without attention are e^88 times those of the others, whose gradients are finite."""
+    attention = torch.tensor([[1.0, 1, 0, 0, 0, 0, 0, 0]])
+    tail = (torch.arange(8) % 3, 0.0, -100, SUM, False, True, attention, None, *draw_of(400, 8, low=0.02, high=0.02))
+    found, expected = (f.mixed_cross_entropy(randn(1, 8, 3).float(), *tail)[2] for f in (operators, reference))
+    assert torch.allclose(found[:, :2], expected[:, :2].float(), rtol=1e-4)
+
+
 def test_negative_targets(regime):
     """What is not a probability is not looked at."""
     target = randn(7, 5, seed=4).float()

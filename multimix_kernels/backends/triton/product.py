@@ -25,7 +25,9 @@ def round_operand(x, OPERAND: tl.constexpr):
     elif OPERAND == "fp16":
         result = x.to(tl.float16)
     elif OPERAND == "tf32":
-        result = ((x.to(tl.float32).to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
+        result = x.to(tl.float32)
+        rounded = ((result.to(tl.int32, bitcast=True) + 0x1000) & -8192).to(tl.float32, bitcast=True)
+        result = tl.where(result == result, rounded, result)  # the NaN of a GPU, 0x7FFFFFFF, would become zero
     else:
         result = x.to(tl.float32)
     return result

@@ -130,9 +130,11 @@ def centre_kernel(
         at = k[:, None] * WIDTH + i[None, :]
         inside = ((tile * R + tl.arange(0, R)) < stored)[:, None] & (i < WIDTH)[None, :]
         plain = tl.load(plain_ptr + at, mask=inside, other=0.0)
-        mu = plain * attention[None, :]
+        # Without attention `plain` may be infinite.
+        mu = tl.where(attention[None, :] == 0, 0.0, plain * attention[None, :])
         g = tl.load(gradient_ptr + at, mask=inside, other=0.0)
-        total += tl.sum(plain * (g - tl.sum(mu * g, 1)[:, None]), 0)
+        centred = g - tl.sum(mu * g, 1)[:, None]
+        total += tl.sum(tl.where(centred == 0, 0.0, plain * centred), 0)
     tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * WIDTH + i, total, mask=i < WIDTH)
 
 

@@ -23,12 +23,13 @@ from .target import Target, Upstream, upstream_arguments
 
 @triton.jit
 def load_logits(logits_ptr, l_row, l_class, k, j, rows_inside, c):
-    """Logits (R, CLASSES) in float32, zero outside."""
+    """Logits (R, CLASSES), zero outside."""
     at = logits_ptr + k[:, None] * l_row + j[None, :].to(tl.int64) * l_class
     return tl.load(at, mask=rows_inside[:, None] & (j < c)[None, :], other=0.0)
 
 
 INTEGERS = [
+    "l_units",
     "stored",
     "rows",
     "tiles",
@@ -61,7 +62,9 @@ def soft_kernel(
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     real = row < rows
     # In units, so that the compiler sees how wide loads and stores may be.
-    l_row, o_row = l_units * UNIT, (c // OUT_UNIT) * OUT_UNIT
+    l_row, o_row = l_units.to(tl.int64) * UNIT, (c // OUT_UNIT) * OUT_UNIT
+    WIDE: tl.constexpr = logits_ptr.dtype.element_ty == tl.float32
+    FLOOR: tl.constexpr = -65504.0 if OPERAND == "fp16" else LOWEST
     k, location = place * stored + row, place + first_location
     logits_ptr += (place + l_first_location) * l_location
     source = l_first + row.to(tl.int64)
@@ -79,8 +82,8 @@ def soft_kernel(
         z = z * tl.exp2(top - higher) + tl.sum(tl.exp2(logits - higher[:, None]), 1)
         top = higher
     lse = top + tl.log2(z)
-    # H of the logarithms of the softmax: it does not cancel. Low-precision products need the logits, which are exact.
-    if LABELS or OPERAND == "fp32":
+    # H of the logarithms of the softmax: it does not cancel. Products of logits in low precision need these, unrounded.
+    if LABELS or WIDE:
         base, rest = lse * LN2, lse * 0.0
     else:
         base, rest = lse * 0.0, lse * LN2
@@ -105,9 +108,9 @@ def soft_kernel(
             for column in range(0, c, CLASSES):
                 j = column + tl.arange(0, CLASSES)
                 logits = load_logits(logits_ptr, l_row, l_class, source, j, real, c)
-                logits = tl.where(logits == float("-inf"), LOWEST, logits)
-                if OPERAND == "fp32":
+                if WIDE:
                     logits -= base[:, None]
+                logits = tl.where(logits == float("-inf"), FLOOR, logits)
                 y = load_padded(target_ptr, t_example, t_class, i[None, :], j[:, None], kept_ptr, c, PACKED)
                 hit = dot(round_operand(logits, OPERAND), round_operand(y, OPERAND), hit, OPERAND)
             spread = tl.where(inside, uniform_part, 0.0)
@@ -115,7 +118,7 @@ def soft_kernel(
         at = k[:, None] * WIDTH + i[None, :]
         w = tl.load(weights_ptr + at).to(tl.float32) * inverse[:, None]
         share += tl.sum(w * mass[None, :], 1)
-        on_target += tl.sum(w * hit, 1)
+        on_target += tl.sum(tl.where(w == 0, 0.0, w * hit), 1)  # of a masked class too
         if WEIGHTS:
             g = (rest[:, None] * mass[None, :] - hit) * factor[:, None]
             tl.store(weights_gradient_ptr + at, tl.where((c == 1) | ~inside[None, :], 0.0, g))
@@ -169,12 +172,13 @@ def launch_block(
     shape, wide = config.family(logits).soft[operand], width(sampler.b)
     depth, classes = min(wide, shape.depth), min(config.power_of_two(max(16, c)), shape.classes)
     scaled, tiles = isinstance(scale, torch.Tensor), block.stored // shape.rows
-    aligned = logits.stride(2) == 1 and logits.stride(0) * logits.itemsize % 16 == 0
+    location_stride = logits.stride(0) if logits.shape[0] > 1 else 0
+    aligned = logits.stride(2) == 1 and location_stride * logits.itemsize % 16 == 0
     unit = config.unit(logits.stride(1)) if aligned else 1
     packed = target.by_label or ready.targets is not ready.mass
     values = target.values if not packed or target.by_label else ready.targets
     soft_kernel[(block.places * tiles,)](
-        logits, logits.stride(0), logits.stride(1) // unit, logits.stride(2), l_first_location, l_first,
+        logits, location_stride, logits.stride(1) // unit, logits.stride(2), l_first_location, l_first,
         logits.shape[1], values, *((0, 0) if target.by_label else values.stride()), ready.kept, ready.mass,
         target.keep, target.uniform, target.ignore_index, block.weights, block.inverse,
         *upstream_arguments(upstream, sums), sums if rows is None else rows, sums,

@@ -14,6 +14,7 @@ import multimix_kernels as mk
 from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
 from multimix_kernels.backends.triton import config, tune
 from multimix_kernels.backends.triton.draw import as_rows, smallest_keys
+from multimix_kernels.backends.triton.product import round_operand
 
 from ..kernels import *  # noqa: F403
 from ..kernels import attention_of, compare, draw_of, operators, randn, targets
@@ -27,6 +28,12 @@ def equal_keys_kernel(out_ptr, m, E: tl.constexpr, R: tl.constexpr, C: tl.conste
     even, odd = smallest_keys(key, key, pair, key == 7, (key == 7) & (pair != 1), m, 2 * E * C)
     i = tl.arange(0, R)[:, None] * (2 * E * C) + tl.arange(0, 2 * E * C)[None, :]
     tl.store(out_ptr + i, as_rows(even.to(tl.int32), odd.to(tl.int32), E, R, C))
+
+
+@triton.jit
+def tf32_kernel(x_ptr, out_ptr):
+    at = tl.arange(0, 4)
+    tl.store(out_ptr + at, round_operand(tl.load(x_ptr + at), "tf32"))
 
 
 REGIMES = ("small", "large", "many", "large in place", "many in place")
@@ -54,6 +61,15 @@ def test_ties_go_to_the_smaller_example():
     out = torch.zeros((2, 16), dtype=torch.int32)
     equal_keys_kernel[(1,)](out, 5, 2, 2, 4)
     assert out.tolist() == [[1, 1, 1, 0, 1, 1] + [0] * 10] * 2
+
+
+def test_rounding_to_tf32():
+    """The NaN of a GPU, another one, infinity, and a number half way between two: up."""
+    x = torch.tensor([0x7FFFFFFF, -1, 0x7F800000, 0x3F801000], dtype=torch.int32).view(torch.float32)
+    out = torch.zeros(4)
+    tf32_kernel[(1,)](x, out)
+    assert out[:2].isnan().all()
+    assert out[2:].tolist() == [float("inf"), 1 + 2**-10]
 
 
 @pytest.mark.parametrize("name", REGIMES[1:])
