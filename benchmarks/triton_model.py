@@ -85,8 +85,8 @@ def full_step(case: Case, n: int, operand: str, reports: dict[str, aot.Report]) 
     return [
         Work("sample", drawn.report, drawn.tiles, drawn.instructions, 1, 0, traffic, blocks),
         whole("normaliser", tiles, chunks, 2 * rows * b * (c + b), traffic + tiles * b * c * itemsize, blocks),
-        Work("gradient", gradient, tiles * (chunks + 1), gradient.loops[0], 0.5, 4 * rows * b * c + 2 * rows * b * b,
-             (chunks + 1) * traffic + blocks * 2 * config.PARTIAL_BYTES, blocks),
+        Work("gradient", gradient, tiles * (chunks + 1), gradient.loops[0], chunks / (chunks + 1),
+             4 * rows * b * c + 2 * rows * b * b, (chunks + 1) * traffic + blocks * 2 * config.PARTIAL_BYTES, blocks),
         *tail,
     ]  # fmt: skip
 
