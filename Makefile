@@ -9,7 +9,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-CODE := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
+CODE := $(foreach at,csrc csrc/* csrc/*/*,$(wildcard $(at)/*.h $(at)/*.cpp $(at)/*.cu))
 SOURCES := setup.py pyproject.toml $(CODE)
 
 .PHONY: setup demo test test-all test-sanitized lint bench gpu wheel audit clean

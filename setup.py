@@ -32,7 +32,7 @@ from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 TORCH_TARGET_VERSION = "0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
-COMMON = "-std=c++17 -O3"
+COMMON = f"-std=c++17 -O3 -I{ROOT / 'csrc'}"
 PREFIX_MAP = f"-fmacro-prefix-map={ROOT}/="  # no folder of the building machine in error messages
 HOST_FLAGS = f"-fPIC -fvisibility=hidden -Wall -Wno-maybe-uninitialized -Wno-unknown-pragmas {PREFIX_MAP}"
 FLAGS = f"{COMMON} {HOST_FLAGS} -ffp-contract=fast"
@@ -292,7 +292,7 @@ def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
         library("cpu", objects, "-ltorch -ltorch_cpu")
     if "cuda" in libraries:
         toolkit, source = find_toolkit(), ROOT / "csrc" / "cuda"
-        kernels = sorted(source.glob("*.cu"))
+        kernels = sorted(source.rglob("*.cu"))
         host = os.environ.get("NVCC_CCBIN") or next(word for word in compiler.split() if "ccache" not in word)
         threads = at_least_one("NVCC_THREADS", min(len(architectures()), max_jobs() // len(kernels)))
         lines += [
@@ -307,7 +307,7 @@ def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
             target = nvcc_target(item)
             codes += [f"-gencode=arch=compute_{target},code={kind}_{target}" for kind in ("sm", "compute")
                       if kind == "sm" or item.endswith("+PTX")]  # fmt: skip
-        objects = [("nvcc", f"{path.stem}.o", path, " ".join(codes)) for path in kernels]
+        objects = [("nvcc", f"{path.parent.name}_{path.stem}.o", path, " ".join(codes)) for path in kernels]
         flags = f"{stable} -DUSE_CUDA -isystem {toolkit.folder_of('cuda_runtime.h')}"
         objects.append(("compile", "operators.o", source / "operators.cpp", flags))
         # The stream of torch is in a library that only libtorch names, and only in a torch with CUDA.

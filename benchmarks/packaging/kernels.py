@@ -12,7 +12,7 @@ from . import tools
 
 MATRIX = ("HMMA", "HGMMA", "UTCHMMA")
 LOCAL = ("LDL", "STL")
-OPERANDS = ("bf16", "f16", "tf32", "fp32")  # as csrc/cuda/product.h counts them
+OPERANDS = ("bf16", "f16", "tf32", "fp32")  # as csrc/cuda/products/fragments.h counts them
 _OPCODE = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)", re.MULTILINE)
 
 

@@ -1,7 +1,7 @@
 // The last step of every attention gradient.
 #pragma once
 
-#include "matmul.h"
+#include "cpu/products.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

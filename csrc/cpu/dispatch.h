@@ -1,7 +1,7 @@
 // The kernels for the machine this runs on.
 #pragma once
 
-#include "plan.h"
+#include "cpu/jobs.h"
 
 namespace multimix {
 

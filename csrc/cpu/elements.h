@@ -1,8 +1,8 @@
 // Rows of tensors of any floating-point type and layout, to and from contiguous Real.
 #pragma once
 
-#include "plan.h"
-#include "simd.h"
+#include "cpu/jobs.h"
+#include "cpu/simd.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

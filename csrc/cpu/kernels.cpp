@@ -1,7 +1,7 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
-#include "cross_entropy.h"
-#include "mix.h"
-#include "tile_sampler.h"
+#include "cpu/loss.h"
+#include "cpu/mix.h"
+#include "cpu/tile_weights.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

@@ -7,9 +7,9 @@
 #include <cmath>
 #include <limits>
 
-#include "elements.h"
-#include "schedule.h"
-#include "vector_math.h"
+#include "cpu/elements.h"
+#include "cpu/schedule.h"
+#include "cpu/vector_math.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

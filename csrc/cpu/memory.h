@@ -11,7 +11,7 @@
 #include <new>
 #include <vector>
 
-#include "simd.h"
+#include "cpu/simd.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

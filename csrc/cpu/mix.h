@@ -2,11 +2,11 @@
 // again in the backward pass.
 #pragma once
 
-#include "attention.h"
-#include "elements.h"
-#include "partial_gradients.h"
-#include "schedule.h"
-#include "tile_sampler.h"
+#include "cpu/attention.h"
+#include "cpu/elements.h"
+#include "cpu/schedule.h"
+#include "cpu/sums.h"
+#include "cpu/tile_weights.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

@@ -10,9 +10,9 @@
 #include <tuple>
 #include <vector>
 
-#include "dispatch.h"
-#include "elements.h"
-#include "memory.h"
+#include "cpu/dispatch.h"
+#include "cpu/elements.h"
+#include "cpu/memory.h"
 
 namespace multimix {
 namespace {

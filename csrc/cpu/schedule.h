@@ -6,9 +6,9 @@
 
 #include <algorithm>
 
-#include "matmul.h"
-#include "memory.h"
-#include "plan.h"
+#include "cpu/jobs.h"
+#include "cpu/memory.h"
+#include "cpu/products.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

@@ -24,7 +24,7 @@
 #define MULTIMIX_VECTOR_BYTES 16
 #endif
 
-#include "../stream.h"
+#include "stream.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

@@ -3,7 +3,7 @@
 // Float polynomials are least-squares minimax fits; double ones are Taylor series, which need no fitting.
 #pragma once
 
-#include "simd.h"
+#include "cpu/simd.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

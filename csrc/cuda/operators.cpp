@@ -8,9 +8,9 @@
 #include <optional>
 #include <tuple>
 
-#include "call.h"
-#include "launchers.h"
-#include "prepare.h"
+#include "cuda/host/call.h"
+#include "cuda/launchers.h"
+#include "cuda/products/pack.h"
 
 namespace multimix {
 namespace {

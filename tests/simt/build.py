@@ -96,7 +96,7 @@ def compile(
     kernels = [*KERNELS, *(CLANG if "clang" in version else [])]
     base = [compiler, *COMMON, f"-DSIMT_COMPILER={digest(version)}", f"-I{HERE}", *(f"-D{d}" for d in defines)]
     user = [*(f"-I{Path(i).resolve()}" for i in includes), *extra]
-    primitives = f"-I{HERE.parent.parent / 'csrc' / 'cuda'}"
+    primitives = f"-I{HERE.parent.parent / 'csrc'}"
     # Kernels come first: of an inline function that several objects have, the linker keeps the first.
     sources = sorted((Path(s).resolve() for s in sources), key=lambda s: s.suffix != ".cu")
     tasks = [([*base, *(kernels if s.suffix == ".cu" else []), *user], s) for s in sources]

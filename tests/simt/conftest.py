@@ -5,7 +5,7 @@ import pytest
 from tests.simt.build import compile
 
 HERE = Path(__file__).parent
-CUDA = HERE.parents[1] / "csrc" / "cuda"
+SOURCES = HERE.parents[1] / "csrc"
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +14,6 @@ def build(tmp_path_factory):
     folder = tmp_path_factory.mktemp("simt")
 
     def build(names, out, **options):
-        return compile([HERE / name for name in names], [CUDA], folder / out, cache=folder / "objects", **options)
+        return compile([HERE / name for name in names], [SOURCES], folder / out, cache=folder / "objects", **options)
 
     return build

@@ -4,8 +4,8 @@
 #include <map>
 #include <string>
 
-#include "launch.h"
-#include "primitives.h"
+#include "cuda/device/primitives.h"
+#include "cuda/host/launch.h"
 
 namespace faults {
 

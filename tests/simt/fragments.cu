@@ -1,8 +1,8 @@
 // Single instructions and single products on the caller's numbers, for comparison with formulas in Python.
 #include <string>
 
-#include "launch.h"
-#include "product.h"
+#include "cuda/host/launch.h"
+#include "cuda/products/fragments.h"
 
 namespace {
 

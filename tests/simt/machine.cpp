@@ -6,7 +6,7 @@
 #include <string>
 
 #include "block.h"
-#include "primitives.h"
+#include "cuda/device/primitives.h"
 #include "shadow.h"
 
 namespace simt {

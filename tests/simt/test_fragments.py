@@ -1,4 +1,4 @@
-"""Which lane holds which element, by the tables of the PTX ISA, and products of product.h against NumPy's."""
+"""Which lane holds which element, by the tables of the PTX ISA, and products of fragments.h against NumPy's."""
 
 import ctypes
 import os

@@ -25,8 +25,8 @@ def library() -> Path:
     """All kernels and operators in one library; compiled once, kept in build/simt."""
     folder = ROOT / "build" / "simt"
     return build.compile(
-        [*sorted(CUDA.glob("*.cu")), CUDA / "operators.cpp"],
-        [CUDA],
+        [*sorted(CUDA.rglob("*.cu")), CUDA / "operators.cpp"],
+        [CUDA.parent],
         folder / "multimix_cuda_simt.so",
         defines=["MULTIMIX_SIMT", "MULTIMIX_SCRATCH_BYTES=65536", "TORCH_TARGET_VERSION=0x020a000000000000"],
         extra=["-isystem", str(TORCH / "include"), "-fvisibility=hidden"],

@@ -1,0 +1,34 @@
+// Weights in one type, drawn in another: float weights of small concentrations are drawn in double.
+#pragma once
+
+#include "cpu/weights.h"
+
+namespace multimix {
+namespace MULTIMIX_ISA {
+
+template <class Real, class DrawReal>
+class TileSampler {
+ public:
+  TileSampler(const Draw& draw, int64_t max_rows) : sampler_(draw, max_rows), stride_(Sampler<Real>::stride(draw.b)) {
+    if constexpr (!std::is_same_v<Real, DrawReal>)
+      for (auto* values : {&mu_, &plain_}) values->resize(max_rows * stride_ + Sampler<DrawReal>::padding());
+  }
+
+  void draw(int64_t location, int64_t first, int64_t rows, Real* mu, Real* plain) {
+    if constexpr (std::is_same_v<Real, DrawReal>) {
+      sampler_.draw(location, first, rows, mu, plain);
+    } else {
+      sampler_.draw(location, first, rows, mu_.data(), plain ? plain_.data() : nullptr);
+      std::copy_n(mu_.data(), rows * stride_, mu);
+      if (plain) std::copy_n(plain_.data(), rows * stride_, plain);
+    }
+  }
+
+ private:
+  Sampler<DrawReal> sampler_;
+  int64_t stride_;
+  Vector<DrawReal> mu_, plain_;
+};
+
+}  // namespace MULTIMIX_ISA
+}  // namespace multimix

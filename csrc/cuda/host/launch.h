@@ -1,0 +1,41 @@
+// Starts a kernel on a stream, and says what went wrong.
+#pragma once
+
+#include <stdexcept>
+#include <string>
+
+#include "cuda/device/primitives.h"
+#include "cuda/host/context.h"
+
+namespace multimix {
+
+struct Grid {
+  int64_t x;
+  int y = 1, z = 1;
+};
+
+#ifdef __CUDACC__
+inline void check(cudaError_t error, const char* what) {
+  if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
+}
+
+template <class... P, class... A>
+void launch(const Context& context, const char* name, void (*kernel)(P...), Grid grid, int threads, size_t shared,
+            A... arguments) {
+  if (grid.x == 0) return;
+  if (shared > 48 << 10)
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, int(shared)), name);
+  kernel<<<dim3(unsigned(grid.x), grid.y, grid.z), threads, shared, static_cast<cudaStream_t>(context.stream)>>>(
+      P(arguments)...);
+  check(cudaGetLastError(), name);
+}
+#else
+template <class... P, class... A>
+void launch(const Context&, const char* name, void (*kernel)(P...), Grid grid, int threads, size_t shared,
+            A... arguments) {
+  if (grid.x == 0) return;
+  simt::run(name, dim3(unsigned(grid.x), grid.y, grid.z), threads, shared, [&] { kernel(P(arguments)...); });
+}
+#endif
+
+}  // namespace multimix

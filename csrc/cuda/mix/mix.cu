@@ -1,0 +1,105 @@
+// Mixed embeddings: out (r, n, d) = mu values.
+//
+// Super-blocks of rows: their weights are drawn into a scratch in the L2 cache, and multiply the values on tensor
+// cores. Bytes: the values once for each wave of row tiles from the L2 cache, d elements of a row written, whole
+// sectors at a time. Operations: 2 b d for each row. Bound by memory below a b of about 200 in 16 bits.
+#include "cuda/host/dispatch.h"
+#include "cuda/host/recycled.h"
+#include "cuda/launchers.h"
+#include "cuda/products/columns.h"
+
+namespace multimix {
+namespace {
+
+// Divides a tile by its weights' sums, and writes it. Lanes of a quad trade elements, so that each stores 16 bytes.
+template <Operand operand>
+struct WriteMixed {
+  using T = Element<operand>;
+  const float* inverse;  // (places, stored)
+  T* out;
+  int64_t n, first;
+  int first_location, rows, stored, d;
+  bool aligned;  // rows of the output are
+
+  static constexpr int kOwn = 0;
+  MULTIMIX_DEVICE void begin(float*) const {}
+  MULTIMIX_DEVICE void end(const float*, int, int, int) const {}
+
+  MULTIMIX_DEVICE void tile(float*, const Accumulators<operand>& sum, int place, int row_tile, int column_tile) const {
+    using A = Accumulators<operand>;
+    const int left = column_tile * A::kShape.columns;
+#pragma unroll
+    for (int m = 0; m < A::kM; ++m)
+#pragma unroll
+      for (int half = 0; half < 2; ++half) {
+        const int row = row_tile * A::kShape.rows + A::row(m, half);
+        const float scale = inverse[int64_t(place) * stored + row];
+        const bool real = row < rows;
+        T* to = out + ((first_location + place) * n + first + row) * d;
+        if constexpr (sizeof(T) == 2) {
+#pragma unroll
+          for (int group = 0; group < A::kN; group += 4) {
+            uint32_t pairs[4];
+#pragma unroll
+            for (int k = 0; k < 4; ++k)
+              pairs[k] = pack<T>(sum.d[m][group + k][2 * half] * scale, sum.d[m][group + k][2 * half + 1] * scale);
+            const uint4 eight = gather_eight(pairs);
+            if (real) store(to, left + A::column(group) - lane_column() + threadIdx.x % 4 * 8, eight);
+          }
+        } else {
+#pragma unroll
+          for (int pair = 0; pair < A::kN; pair += 2) {
+            const float* one = sum.d[m][pair] + 2 * half;
+            const float* other = sum.d[m][pair + 1] + 2 * half;
+            const float4 four = gather_four({one[0] * scale, one[1] * scale}, {other[0] * scale, other[1] * scale});
+            if (real) store(to, left + A::column(pair) - lane_column() + four_column(), four);
+          }
+        }
+      }
+  }
+
+  template <class Vector>
+  MULTIMIX_DEVICE void store(T* row, int at, const Vector& values) const {
+    if (aligned) {
+      if (at < d) *reinterpret_cast<Vector*>(row + at) = values;
+    } else {
+      const T* elements = reinterpret_cast<const T*>(&values);
+#pragma unroll
+      for (int e = 0; e < BlockTile<operand>::kVector; ++e)
+        if (at + e < d) row[at + e] = elements[e];
+    }
+  }
+};
+
+}  // namespace
+
+void mix(const Context& context, const MixJob& job) {
+  with_operand(job.operand, [&](auto constant) {
+    constexpr Operand operand = decltype(constant)::value;
+    using T = Element<operand>;
+    Recycled of_locations(context);
+    OperandMatrix<T> values;
+    const int64_t bytes = int64_t(job.draw.b) * job.d * sizeof(T);
+    const int64_t most = std::max<int64_t>(1, kPartialBytes / bytes);
+    for_each_block(context, job.draw, job.operand, false, most, [&](const Block& block) {
+      if (block.first == 0) {
+        of_locations.restart();
+        values = operand_matrix<operand>(of_locations.context, job.values, block.first_location, block.places,
+                                         job.draw.b, job.d, job.draw.ignored);
+      }
+      WriteMixed<operand> write{
+          block.inverse,
+          static_cast<T*>(job.mixed),
+          job.draw.n,
+          block.first,
+          block.first_location,
+          block.rows,
+          block.stored,
+          job.d,
+          job.d % BlockTile<operand>::kVector == 0 && reinterpret_cast<uintptr_t>(job.mixed) % 16 == 0};
+      mix_columns<operand>(context, "mix", block, values, column_groups<operand>(context, block, job.d), write);
+    });
+  });
+}
+
+}  // namespace multimix

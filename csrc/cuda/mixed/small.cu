@@ -1,0 +1,105 @@
+// Mixed cross-entropy where all examples and classes of a tile of rows stay on chip: one persistent kernel.
+//
+// A block owns a location and every splits-th tile of its rows. Scores and targets (examples by classes) stay in shared
+// memory, the gradient's accumulators in registers, for the whole launch. Per tile: the weights are drawn into shared
+// memory; each warp mixes the scores and the targets of 16 rows and some of the classes into registers, and turns them
+// into the rows' losses and the gradient of their logits (delta); that goes through shared memory into the product
+// M^T delta, of which each warp owns 32 examples and some of the classes. Partial sums are written once, and added up
+// in a fixed order by add_up.
+//
+// Labels are multiplied as one-hot targets: 0.8 lane-instructions for each score and 16 examples, on tensor cores that
+// wait for weights, where a pass over the b weights with a sum for each class would take 3 to 4 for each weight.
+//
+// Cost per row: b gammas; 3 products of 2 b c operations (scores, targets, gradient; 4 in bfloat16, whose delta goes in
+// two halves); 2 c exponentials. Lane-instructions in bfloat16 for b = 128 (sm_80): 13 for each score to mix it and its
+// target, 8 for the gradient's product, about 35 from there to delta. Bytes: scores and targets per block, nothing per
+// row (4 with row losses).
+#include <algorithm>
+#include <stdexcept>
+
+#include "cuda/host/dispatch.h"
+#include "cuda/host/launch.h"
+#include "cuda/launchers.h"
+#include "cuda/mixed/small_tile.h"
+#include "cuda/products/pack.h"
+#include "cuda/sums/sums.h"
+
+namespace multimix {
+namespace {
+
+// A tile's gradient is multiplied while the next tile is drawn by warps that are ahead: no barrier lies between.
+template <Operand operand, Arithmetic arithmetic>
+__global__ void __launch_bounds__(small_limits(operand, arithmetic).warps* kWarp, 1)
+    mixed_small_kernel(const SmallJob job) {
+  SmallBlock<operand, arithmetic> block(job);
+  const int place = blockIdx.x / job.plan.splits, split = blockIdx.x % job.plan.splits;
+  const int location = job.first_location + place;
+  const int64_t stride = int64_t(job.plan.splits) * job.plan.rows, start = int64_t(split) * job.plan.rows;
+  block.fetch(place);
+  block.clear();
+  Compensated total;
+  bool flushed = false;
+  int tiles = 0;  // in the accumulators
+  for (int64_t first = start;; first += stride) {
+    const bool end = first >= job.draw.n;
+    if (job.partial && first != start) {
+      block.multiply();
+      if (++tiles == kFlush || end) {
+        block.flush(!flushed);
+        block.clear();
+        flushed = true, tiles = 0;
+      }
+    }
+    if (end) break;
+    block.tile = block.other(block.tile);
+    draw_rows<operand, arithmetic>(job.draw, location, first, job.plan.rows, job.plan.width, block.scratch, block.tile,
+                                   job.plan.pitch, block.inverse, nullptr, 0);
+    if (first == start) block.finish_fetch();
+    total.add(block.rows_of_warp(first, location));
+    __syncthreads();
+    if (job.rows) block.store_rows(first, location);
+  }
+  if (job.sums) block.store_sum(total.sum);
+}
+
+template <Operand operand, Arithmetic arithmetic>
+void launch_small(const Context& context, const SmallJob& job, int64_t blocks) {
+  launch(context, "mixed_small", mixed_small_kernel<operand, arithmetic>, Grid{blocks}, job.plan.warps * kWarp,
+         job.plan.layout.bytes, job);
+}
+
+}  // namespace
+
+bool fits_on_chip(const Context& context, const LossJob& job) {
+  if (job.grad_attention != nullptr) return false;
+  return small_plan(context, job.draw, job.operand, job.target.c, job.grad_values != nullptr).fits;
+}
+
+void mixed_small(const Context& context, const LossJob& job) {
+  const int b = job.draw.b, c = job.target.c;
+  const SmallPlan plan = small_plan(context, job.draw, job.operand, c, job.grad_values != nullptr);
+  if (!plan.fits) throw std::invalid_argument("scores: too many examples and classes for one pass");
+  SmallJob small{job.draw, plan, 0, c, job.target.labels != nullptr, job.target.keep, job.target.uniform};
+  small.targets = pack_targets(context, job.operand, job.target, b, plan.width, plan.class_pitch);
+  small.mass = job.target.mass, small.grad_rows = job.grad_rows, small.rows = job.rows;
+  small.sums = job.total ? context.make<float>(int64_t(plan.places) * plan.splits) : nullptr;
+  small.partial =
+      job.grad_values ? context.make<float>(int64_t(plan.places) * plan.splits * plan.classes * plan.width) : nullptr;
+  for (int first = 0; first < job.draw.r; first += plan.places) {
+    const int places = std::min(plan.places, job.draw.r - first);
+    const int64_t blocks = int64_t(places) * plan.splits;
+    small.first_location = first;
+    small.scores = pack(context, job.operand, job.values, first, places, b, c, plan.width, plan.class_pitch);
+    with_operand(job.operand, [&](auto operand) {
+      with_arithmetic(job.draw.arithmetic, [&](auto arithmetic) {
+        launch_small<decltype(operand)::value, decltype(arithmetic)::value>(context, small, blocks);
+      });
+    });
+    if (job.total) sum_up(context, small.sums, blocks, first == 0, job.total);
+    if (job.grad_values)
+      add_up(context, small.partial, places, plan.splits, plan.classes, plan.width, -1, nullptr, job.scale, b, c,
+             job.grad_values + int64_t(first) * b * c);
+  }
+}
+
+}  // namespace multimix

@@ -1,0 +1,393 @@
+// What one block of the single-pass mixed cross-entropy does with a tile of weights: mixed scores and targets, the
+// rows' losses, delta (the gradient of their logits), and its product with the weights. See mixed_small.cu.
+#pragma once
+
+#include <cfloat>
+
+#include "cuda/mixed/small_plan.h"
+#include "cuda/products/fragments.h"
+
+namespace multimix {
+
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+constexpr float kInfinity = __builtin_huge_valf();
+// Minus infinity would be split into infinities of both signs in float32 products.
+constexpr float kSplitInfinity = -0x1p126f;
+// Tiles between two additions of the accumulators to the partial sums: tensor cores truncate what they add.
+constexpr int kFlush = 256;
+
+struct SmallJob {
+  Draw draw;
+  SmallPlan plan;
+  int first_location;
+  int c;
+  bool labels;
+  float keep, uniform;
+  const void* scores;      // (places, width, class_pitch)
+  const void* targets;     // (width, class_pitch)
+  const float* mass;       // (b)
+  const float* grad_rows;  // (r, n), or null
+  float* rows;             // (r, n), or null
+  float* sums;             // (places, splits): of the row losses
+  float* partial;          // (places, splits, classes, width), or null
+};
+
+// A float sum that keeps what its roundings leave out.
+struct Compensated {
+  float sum = 0, rest = 0;
+
+  MULTIMIX_DEVICE void add(float x) {
+    const float y = x - rest, next = sum + y;
+    rest = (next - sum) - y;
+    sum = next;
+  }
+};
+
+// The largest (or the sum) over the four lanes that share a row.
+MULTIMIX_DEVICE float quad_max(float x) {
+  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
+  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
+}
+MULTIMIX_DEVICE float quad_sum(float x) {
+  x += __shfl_xor_sync(kAllLanes, x, 1);
+  return x + __shfl_xor_sync(kAllLanes, x, 2);
+}
+
+// One block's view of its shared memory and of its warps' parts.
+template <Operand operand, Arithmetic arithmetic>
+struct SmallBlock {
+  using P = Product<operand>;
+  using T = Element<operand>;
+  static constexpr bool kTwoHalves = operand == Operand::kBF16;
+  static constexpr SmallLimits kLimits = small_limits(operand, arithmetic);
+  static constexpr int kDepth = kLimits.depth, kPairs = kLimits.pairs;
+  static constexpr int kUnroll = sizeof(T) == 4 ? 1 : 2;  // as registers allow
+
+  const SmallJob& job;
+  T *scores, *targets, *tile, *delta, *rest;
+  void* scratch;
+  float *mass, *inverse, *share, *top, *sum, *loss;
+  int warp, strip, group, groups;  // of the mixed scores: 16 rows, every groups-th 16 classes
+  int pairs;                       // 16 classes each
+  bool mass_is_one;
+  float accumulator[kDepth][2][2][4];
+
+  MULTIMIX_DEVICE explicit SmallBlock(const SmallJob& job) : job(job) {
+    unsigned char* memory = shared_memory();
+    const SmallLayout& l = job.plan.layout;
+    scores = reinterpret_cast<T*>(memory + l.scores), targets = reinterpret_cast<T*>(memory + l.targets);
+    tile = reinterpret_cast<T*>(memory + l.tiles), delta = reinterpret_cast<T*>(memory + l.delta);
+    rest = delta + job.plan.rows * job.plan.class_pitch;
+    scratch = memory + l.scratch, mass = reinterpret_cast<float*>(memory + l.mass);
+    inverse = reinterpret_cast<float*>(memory + l.inverse), share = reinterpret_cast<float*>(memory + l.share);
+    top = reinterpret_cast<float*>(memory + l.top), sum = reinterpret_cast<float*>(memory + l.sum);
+    loss = reinterpret_cast<float*>(memory + l.loss);
+    const int strips = job.plan.rows / 16;
+    warp = threadIdx.x / kWarp, strip = warp % strips, group = warp / strips, groups = job.plan.warps / strips;
+    pairs = job.plan.classes / 16;
+  }
+
+  // The other of the two tiles of weights.
+  MULTIMIX_DEVICE T* other(T* tile) const {
+    T* first = reinterpret_cast<T*>(shared_memory() + job.plan.layout.tiles);
+    return tile == first ? first + job.plan.rows * job.plan.pitch : first;
+  }
+
+  // Starts the copies of scores and targets, and reads the masses.
+  MULTIMIX_DEVICE void fetch(int place) {
+    const int bytes = job.plan.width * job.plan.class_pitch * int(sizeof(T));
+    const unsigned char* from = static_cast<const unsigned char*>(job.scores) + int64_t(place) * bytes;
+    for (int at = int(threadIdx.x) * 16; at < bytes; at += int(blockDim.x) * 16) {
+      copy_async(reinterpret_cast<unsigned char*>(scores) + at, from + at);
+      copy_async(reinterpret_cast<unsigned char*>(targets) + at, static_cast<const unsigned char*>(job.targets) + at);
+    }
+    commit_copies();
+    bool one = true;
+    for (int i = threadIdx.x; i < job.plan.width; i += blockDim.x) {
+      mass[i] = i < job.draw.b ? job.mass[i] : 0.0f;
+      one = one && (i >= job.draw.b || mass[i] == 1.0f || (job.draw.ignored && job.draw.ignored[i]));
+    }
+    mass_is_one = __syncthreads_and(one);
+  }
+
+  // Waits for the copies. What ignored examples hold must not reach a sum, as zero times NaN would.
+  MULTIMIX_DEVICE void finish_fetch() {
+    wait_copies<0>();
+    __syncthreads();
+    const int pitch = job.plan.class_pitch;
+    if (operand != Operand::kFP32 && !job.draw.ignored) return;
+    for (int i = warp; i < job.draw.b; i += job.plan.warps) {
+      const bool ignored = job.draw.ignored && job.draw.ignored[i];
+      for (int j = threadIdx.x % kWarp; j < job.plan.classes; j += kWarp) {
+        T& score = scores[i * pitch + j];
+        if (ignored) score = from_float<T>(0.0f);
+        if constexpr (operand == Operand::kFP32)
+          if (score == -kInfinity) score = kSplitInfinity;
+      }
+    }
+    __syncthreads();
+  }
+
+  // share[row] = sum_i mu_i mass_i
+  MULTIMIX_DEVICE void weigh_masses() {
+    if (mass_is_one) {
+      for (int row = threadIdx.x; row < job.plan.rows; row += blockDim.x) share[row] = inverse[row] == 0 ? 0.0f : 1.0f;
+      return;
+    }
+    for (int row = warp; row < job.plan.rows; row += job.plan.warps) {
+      float total = 0;
+      for (int i = threadIdx.x % kWarp; i < job.plan.width; i += kWarp)
+        total += to_float(tile[row * job.plan.pitch + i]) * mass[i];
+#pragma unroll
+      for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+      if (threadIdx.x % kWarp == 0) share[row] = inverse[row] == 0 ? 0.0f : total * inverse[row];
+    }
+  }
+
+  MULTIMIX_DEVICE int row_of(int half) const { return strip * 16 + half * 8 + lane_row(); }
+
+  // Mixed scores and targets of 16 rows and of the first `count` of this warp's 16 classes.
+  template <int count>
+  MULTIMIX_DEVICE void mix(float (&logits)[kPairs][2][4], float (&mixed)[kPairs][2][4]) const {
+    const int pitch = job.plan.class_pitch;
+    const T *weights = tile + strip * 16 * job.plan.pitch, *s = scores + group * 16, *y = targets + group * 16;
+#pragma unroll kUnroll
+    for (int k = 0; k < job.plan.width; k += 16, weights += 16, s += 16 * pitch, y += 16 * pitch) {
+      typename P::A a;
+      typename P::B b[2];
+      P::load_a(a, weights, job.plan.pitch);
+#pragma unroll
+      for (int p = 0; p < count; ++p) {
+        P::load_b_transposed(b, s + p * groups * 16, pitch);
+        P::add(logits[p][0], a, b[0]), P::add(logits[p][1], a, b[1]);
+        P::load_b_transposed(b, y + p * groups * 16, pitch);
+        P::add(mixed[p][0], a, b[0]), P::add(mixed[p][1], a, b[1]);
+      }
+    }
+  }
+
+  // Everything between the weights and delta. Returns the row losses of this thread's part in units of ln 2.
+  MULTIMIX_DEVICE float rows_of_warp(int64_t first, int location) {
+    float logits[kPairs][2][4] = {}, mixed[kPairs][2][4] = {};
+    if (group + (kPairs - 1) * groups < pairs)
+      mix<kPairs>(logits, mixed);
+    else if (group < pairs)
+      mix<1>(logits, mixed);
+    weigh_masses();
+    const float unit[2] = {inverse[row_of(0)], inverse[row_of(1)]};
+    mask(logits, unit);
+    normalise(logits, unit);
+    __syncthreads();
+    return differentiate(logits, mixed, unit, first, location);
+  }
+
+  // Classes that do not exist become minus infinity, rows that do not exist zero whatever the scores are.
+  MULTIMIX_DEVICE void mask(float (&logits)[kPairs][2][4], const float (&unit)[2]) const {
+    const bool empty = __any_sync(kAllLanes, unit[0] == 0 || unit[1] == 0);
+#pragma unroll
+    for (int p = 0; p < kPairs; ++p) {
+      const int first_class = (group + p * groups) * 16;
+      if (empty || operand == Operand::kFP32) {
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            if (unit[e / 2] == 0) logits[p][n][e] = 0;
+            if (operand == Operand::kFP32 && logits[p][n][e] < kSplitInfinity * 0x1p-62f) logits[p][n][e] = -kInfinity;
+          }
+      }
+      if (first_class + 16 <= job.c) continue;
+#pragma unroll
+      for (int n = 0; n < 2; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          if (first_class + n * 8 + lane_column() + e % 2 >= job.c) logits[p][n][e] = -kInfinity;
+    }
+  }
+
+  // From sums of weights to logits in units of ln 2; not zero where there are no weights, as zero times infinity is
+  // NaN.
+  static MULTIMIX_DEVICE float scale_of(float unit) { return unit == 0 ? kLog2E : unit * kLog2E; }
+
+  // The largest logit of each row among this warp's classes, and the sum of the exponentials relative to it.
+  MULTIMIX_DEVICE void normalise(const float (&logits)[kPairs][2][4], const float (&unit)[2]) const {
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const float scale = scale_of(unit[half]);
+      float largest = -kInfinity, z = 0;
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p)
+#pragma unroll
+        for (int n = 0; n < 2; ++n) largest = fmaxf(largest, fmaxf(logits[p][n][half * 2], logits[p][n][half * 2 + 1]));
+      largest = fmaxf(quad_max(largest) * scale, -FLT_MAX);
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p)
+#pragma unroll
+        for (int n = 0; n < 2; ++n)
+          z += fast_exp2(logits[p][n][half * 2] * scale - largest) +
+               fast_exp2(logits[p][n][half * 2 + 1] * scale - largest);
+      z = quad_sum(z);
+      const int at = group * job.plan.rows + row_of(half);
+      if (threadIdx.x % 4 == 0) top[at] = largest, sum[at] = z;
+    }
+  }
+
+  // loss = sum_j y_j (lse - l_j), which does not cancel; delta_j = (T p_j - y_j) factor, for T = sum_j y_j.
+  MULTIMIX_DEVICE float differentiate(const float (&logits)[kPairs][2][4], const float (&mixed)[kPairs][2][4],
+                                      const float (&unit)[2], int64_t first, int location) {
+    const int used = min(groups, pairs);
+    float total = 0;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(half);
+      const int64_t k = first + row;
+      float largest = -FLT_MAX, z = 0;
+#pragma unroll 1
+      for (int g = threadIdx.x % 4; g < used; g += 4) largest = fmaxf(largest, top[g * job.plan.rows + row]);
+      largest = quad_max(largest);
+#pragma unroll 1
+      for (int g = threadIdx.x % 4; g < used; g += 4)
+        z += sum[g * job.plan.rows + row] * fast_exp2(top[g * job.plan.rows + row] - largest);
+      z = quad_sum(z);
+      const float own_share = share[row], scale = scale_of(unit[half]), log_z = log2f(z);
+      const float spread = (job.labels ? own_share : unit[half] == 0 ? 0.0f : 1.0f) * job.uniform;
+      float factor = job.c == 1 ? 0.0f : unit[half];  // one class: exactly nothing, whatever the rounding
+      if (job.grad_rows && k < job.draw.n) factor *= job.grad_rows[int64_t(location) * job.draw.n + k];
+      const float p_factor = own_share / z * factor, y_scale = unit[half] * job.keep;
+      float own = own_share * 0.0f;  // a label that does not exist has a NaN mass
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p) {
+        const int first_class = (group + p * groups) * 16;
+        if (first_class >= job.plan.classes) break;
+#pragma unroll
+        for (int n = 0; n < 2; ++n) {
+          float d[2];
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            const float shifted = logits[p][n][half * 2 + e] * scale - largest;
+            float y = mixed[p][n][half * 2 + e] * y_scale + spread;
+            if (first_class + 16 > job.c && first_class + n * 8 + lane_column() + e >= job.c) y = 0;
+            own += y * (y == 0 ? 0.0f : log_z - shifted);  // a class masked with minus infinity costs nothing
+            d[e] = fast_exp2(shifted) * p_factor - y * factor;
+          }
+          if (job.partial) store(row, first_class + n * 8 + lane_column(), d[0], d[1]);
+        }
+      }
+      total += own;
+      if (job.rows) {
+        own = quad_sum(own);
+        if (threadIdx.x % 4 == 0) loss[group * job.plan.rows + row] = own;
+      }
+    }
+    return total;
+  }
+
+  // Two elements of delta. The 8 bits of bfloat16 are too few for it, and its product is cheap here: a second half
+  // holds what the first leaves out.
+  MULTIMIX_DEVICE void store(int row, int j, float left, float right) const {
+    const int at = row * job.plan.class_pitch + j;
+    if constexpr (sizeof(T) == 2) {
+      const uint32_t high = pack<T>(left, right);
+      *reinterpret_cast<uint32_t*>(delta + at) = high;
+      if constexpr (kTwoHalves)
+        *reinterpret_cast<uint32_t*>(rest + at) =
+            pack<T>(left - __uint_as_float(high << 16), right - __uint_as_float(high & 0xffff0000u));
+    } else {
+      *reinterpret_cast<float2*>(delta + at) = float2{round_operand<operand>(left), round_operand<operand>(right)};
+    }
+  }
+
+  MULTIMIX_DEVICE void store_rows(int64_t first, int location) const {
+    const int used = min(groups, pairs);
+    for (int row = threadIdx.x; row < job.plan.rows; row += blockDim.x) {
+      float total = 0;
+      for (int g = 0; g < used; ++g) total += loss[g * job.plan.rows + row];
+      if (first + row < job.draw.n)
+        job.rows[int64_t(location) * job.draw.n + first + row] = total * (job.c == 1 ? 0.0f : kLn2);
+    }
+  }
+
+  // A warp's part of the gradient: 32 examples, every stride-th 16 classes.
+  struct Part {
+    int example, pair, stride;
+  };
+  MULTIMIX_DEVICE Part part() const {
+    const int strips = job.plan.width / 32, stride = job.plan.warps / strips;
+    const int pair = warp / strips;
+    return {warp % strips * 32, pair < stride ? pair : pairs, stride};
+  }
+
+  // accumulator += M^T delta
+  MULTIMIX_DEVICE void multiply() {
+    const Part own = part();
+    if (operand != Operand::kFP32 && own.pair + (kDepth - 1) * own.stride < pairs)  // which has no registers to spare
+      multiply<true>(own);
+    else if (own.pair < pairs)
+      multiply<false>(own);
+  }
+  template <bool all>
+  MULTIMIX_DEVICE void multiply(const Part& own) {
+    const int pitch = job.plan.class_pitch;
+    const T *weights = tile + own.example, *d_first = delta + own.pair * 16;
+#pragma unroll kUnroll
+    for (int k = 0; k < job.plan.rows; k += 16, weights += 16 * job.plan.pitch, d_first += 16 * pitch) {
+      typename P::A a[2];
+      typename P::B b[2];
+      P::load_a_transposed(a[0], weights, job.plan.pitch);
+      P::load_a_transposed(a[1], weights + 16, job.plan.pitch);
+#pragma unroll
+      for (int d = 0; d < kDepth; ++d) {
+        if (!all && own.pair + d * own.stride >= pairs) break;
+#pragma unroll
+        for (int half = 0; half < (kTwoHalves ? 2 : 1); ++half) {
+          P::load_b_transposed(b, d_first + d * own.stride * 16 + half * job.plan.rows * pitch, pitch);
+#pragma unroll
+          for (int s = 0; s < 2; ++s)
+            P::add(accumulator[d][s][0], a[s], b[0]), P::add(accumulator[d][s][1], a[s], b[1]);
+        }
+      }
+    }
+  }
+
+  MULTIMIX_DEVICE void clear() {
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d)
+#pragma unroll
+      for (int x = 0; x < 16; ++x) accumulator[d][x / 8][x / 4 % 2][x % 4] = 0;
+  }
+
+  // Writes the accumulators to the block's partial sum, or adds them to it.
+  MULTIMIX_DEVICE void flush(bool first) {
+    const Part own = part();
+    float* out = job.partial + int64_t(blockIdx.x) * job.plan.classes * job.plan.width;
+#pragma unroll
+    for (int d = 0; d < kDepth; ++d) {
+      const int pair = own.pair + d * own.stride;
+      if (pair >= pairs) break;
+#pragma unroll
+      for (int x = 0; x < 16; ++x) {
+        const int i = own.example + x / 8 * 16 + x % 4 / 2 * 8 + lane_row();
+        const int j = pair * 16 + x / 4 % 2 * 8 + lane_column() + x % 2;
+        float& to = out[j * job.plan.width + i];
+        const float value = accumulator[d][x / 8][x / 4 % 2][x % 4];
+        to = first ? value : to + value;
+      }
+    }
+  }
+
+  // The sum over the block's threads, in a fixed order.
+  MULTIMIX_DEVICE void store_sum(float total) const {
+#pragma unroll
+    for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+    __syncthreads();
+    if (threadIdx.x % kWarp == 0) loss[warp] = total;
+    __syncthreads();
+    if (threadIdx.x != 0) return;
+    total = 0;
+    for (int w = 0; w < job.plan.warps; ++w) total += loss[w];
+    job.sums[blockIdx.x] = total * (job.c == 1 ? 0.0f : kLn2);
+  }
+};
+
+}  // namespace multimix

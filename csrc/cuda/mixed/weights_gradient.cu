@@ -1,0 +1,88 @@
+// The gradient by the weights from differences, up to what centring removes: delta S^T + keep (-log softmax) Y^T.
+//
+// A block owns 128 rows by 128 examples; the classes of a call are the depth of both products. -log softmax is never
+// negative: its sum does not cancel, whatever scores have in common. What all smoothed targets share is left out.
+//
+// Cost per row: 2 products of 2 b c operations; bytes: differences once per 128 examples, scores and targets once per
+// 128 rows, all from the L2 cache, and 4 written per weight.
+#include "cuda/host/dispatch.h"
+#include "cuda/mixed/large.h"
+
+namespace multimix {
+namespace {
+
+template <Operand operand>
+__global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
+    weights_gradient_kernel(LargeJob job, Differences from, int first_class) {
+  using T = Element<operand>;
+  using S = Stage<operand>;
+  using Shape = TileShape<operand, false>;
+  constexpr int kThreads = Shape::kThreads;
+  const int tiles = from.rows / kTile, place = int(blockIdx.x) / tiles, row = int(blockIdx.x) % tiles * kTile;
+  const int example = int(blockIdx.y) * kTile, width = job.block.width;
+  T* stages = reinterpret_cast<T*>(shared_memory());
+  const Matrix<T> scores = job.score_rows<T>(place), targets = job.target_rows<T>();
+  const int64_t start = int64_t(place) * from.rows * from.span;
+  const T* delta = static_cast<const T*>(from.delta) + start;
+  const T* entropy = static_cast<const T*>(from.entropy) + start;
+  const int warp_first = warp_row<Shape::kFragments>(), warp_example = warp_column();
+
+  WarpTile<Shape::kFragments> total;
+  total.clear();
+  const int depths = (min(from.span, job.c - first_class) + S::kDepth - 1) / S::kDepth;
+  run_stages(
+      2 * depths,
+      [&](int s, int buffer) {
+        const int depth = (s < depths ? s : s - depths) * S::kDepth, column = first_class + depth;
+        T* left = stages + buffer * 2 * S::kAlongSize;
+        T* right = left + S::kAlongSize;
+        const Matrix<T> difference{s < depths ? delta : entropy, from.span, from.rows, from.span};
+        copy_rows<kTile, S::kDepth, kThreads>(left, S::kAlong, difference, row, depth, SameRow{});
+        if (s < depths)
+          copy_rows<S::kDepth, kTile, kThreads>(right, S::kAcross, scores, column, example, SameRow{});
+        else if (job.labels.labels != nullptr)
+          write_ones<operand, kTile, S::kDepth, kThreads>(right, S::kAlong, job.labels, example, column);
+        else
+          copy_rows<kTile, S::kDepth, kThreads>(right, S::kAlong, targets, example, column, SameRow{});
+      },
+      [&](int s, int buffer) {
+        const T* left = stages + buffer * 2 * S::kAlongSize + warp_first * S::kAlong;
+        const T* right = stages + (buffer * 2 + 1) * S::kAlongSize;
+        if (s < depths)
+          multiply<operand, false, true>(total, left, S::kAlong, right + warp_example, S::kAcross, S::kDepth);
+        else
+          multiply<operand, false, false>(total, left, S::kAlong, right + warp_example * S::kAlong, S::kAlong,
+                                          S::kDepth);
+      });
+#pragma unroll
+  for (int q = 0; q < Shape::kFragments * 2; ++q) {
+    const int64_t k = int64_t(place) * job.block.stored + from.first_row + row + warp_first + q * 8 + lane_row();
+    const float inverse = job.block.inverse[k], sum = inverse == 0 ? 0.0f : 1 / inverse;
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const int i = example + warp_example + n * 8 + lane_column();
+      if (i >= width) break;
+      float2& to = *reinterpret_cast<float2*>(job.block.gradient + k * width + i);
+      const float2 before = first_class == 0 ? make_float2(0, 0) : to;
+      // A label that does not exist has a NaN mass.
+      const float x = i < job.b ? total.at[q / 2][n][q % 2 * 2] * sum + job.mass[i] * 0 : 0.0f;
+      const float y = i + 1 < job.b ? total.at[q / 2][n][q % 2 * 2 + 1] * sum + job.mass[i + 1] * 0 : 0.0f;
+      to = make_float2(before.x + x, before.y + y);
+    }
+  }
+}
+
+}  // namespace
+
+void weights_gradient(const Context& context, Operand operand, const LargeJob& job, const Differences& from,
+                      int first_class) {
+  with_operand(operand, [&](auto constant) {
+    constexpr Operand o = decltype(constant)::value;
+    using S = Stage<o>;
+    launch(context, "weights_gradient", weights_gradient_kernel<o>,
+           Grid{int64_t(job.block.places) * (from.rows / kTile), int(ceil_div(job.block.width, kTile))},
+           TileShape<o, false>::kThreads, 4 * S::kAlongSize * sizeof(Element<o>), job, from, first_class);
+  });
+}
+
+}  // namespace multimix

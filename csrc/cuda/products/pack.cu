@@ -1,0 +1,185 @@
+#include <algorithm>
+
+#include "cuda/device/read.h"
+#include "cuda/host/blocks.h"
+#include "cuda/host/dispatch.h"
+#include "cuda/host/launch.h"
+#include "cuda/products/fragments.h"
+#include "cuda/products/pack.h"
+
+namespace multimix {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kMostParts = 1024;
+
+// Blocks for `count` elements, one for a thread: many elements are shared out in strides.
+Grid grid_for(const Context& context, int64_t count) {
+  return {std::min(ceil_div(count, kThreads), int64_t(context.processors) * 8)};
+}
+
+MULTIMIX_DEVICE int64_t first_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
+MULTIMIX_DEVICE int64_t index_stride() { return int64_t(gridDim.x) * blockDim.x; }
+
+MULTIMIX_DEVICE float warp_sum(float x) {
+  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
+  return x;
+}
+MULTIMIX_DEVICE float warp_max(float x) {
+  for (int step = kWarp / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
+  return x;
+}
+
+// One element per thread: read, rounded, written.
+template <Operand operand>
+__global__ void pack_kernel(Strided from, int first, int64_t count, int rows, int columns, int height, int pitch,
+                            Element<operand>* to) {
+  for (int64_t at = first_index(); at < count; at += index_stride()) {
+    const int j = int(at % pitch), i = int(at / pitch % height);
+    const bool inside = i < rows && j < columns;
+    to[at] = round_operand<operand>(inside ? read(from, first + at / pitch / height, i, j) : 0.0f);
+  }
+}
+
+template <Operand operand>
+__global__ void pack_labels_kernel(const int64_t* labels, int64_t ignore_index, int64_t count, int b, int c, int pitch,
+                                   Element<operand>* to) {
+  for (int64_t at = first_index(); at < count; at += index_stride()) {
+    const int j = int(at % pitch), i = int(at / pitch);
+    const int64_t label = i < b && j < c ? labels[i] : -1;
+    to[at] = round_operand<operand>(label == j && label != ignore_index ? 1.0f : 0.0f);
+  }
+}
+
+// One warp per row: read once.
+__global__ void row_sums_kernel(Strided from, int first, int64_t count, int rows, int columns, float* sums) {
+  const int lane = threadIdx.x % kWarp;
+  for (int64_t row = first_index() / kWarp; row < count; row += index_stride() / kWarp) {
+    float sum = 0;
+    for (int j = lane; j < columns; j += kWarp) sum += read(from, first + row / rows, row % rows, j);
+    sum = warp_sum(sum);
+    if (lane == 0) sums[row] = sum;
+  }
+}
+
+__global__ void label_mass_kernel(const int64_t* labels, int b, int c, int64_t ignore_index, float* mass) {
+  for (int64_t i = first_index(); i < b; i += index_stride()) {
+    const bool exists = labels[i] >= 0 && labels[i] < c;
+    mass[i] = labels[i] == ignore_index ? 0.0f : exists ? 1.0f : __int_as_float(0x7fc00000);
+  }
+}
+
+__global__ void smooth_mass_kernel(float* mass, int b, float smoothing) {
+  for (int64_t i = first_index(); i < b; i += index_stride()) mass[i] = mass[i] * (1 - smoothing) + smoothing;
+}
+
+// Largest magnitudes of parts: one read of grad_rows.
+__global__ void largest_kernel(Strided from, int64_t n, int64_t count, float* parts) {
+  float* warps = reinterpret_cast<float*>(shared_memory());
+  float largest = 0;
+  for (int64_t at = first_index(); at < count; at += index_stride())
+    largest = fmaxf(largest, fabsf(read(from, 0, at / n, at % n)));
+  largest = warp_max(largest);
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = largest;
+  __syncthreads();
+  if (threadIdx.x < kWarp) {
+    largest = warp_max(threadIdx.x < blockDim.x / kWarp ? warps[threadIdx.x] : 0.0f);
+    if (threadIdx.x == 0) parts[blockIdx.x] = largest;
+  }
+}
+
+// The largest of the parts, by each block for itself; grad_rows read again and written relative to it.
+__global__ void relative_kernel(Strided from, int64_t n, int64_t count, const float* parts, int part_count,
+                                float* values, float* largest) {
+  float* warps = reinterpret_cast<float*>(shared_memory());
+  float scale = 0;
+  for (int i = threadIdx.x; i < part_count; i += blockDim.x) scale = fmaxf(scale, parts[i]);
+  scale = warp_max(scale);
+  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = scale;
+  __syncthreads();
+  scale = 0;
+  for (int warp = 0; warp < int(blockDim.x) / kWarp; ++warp) scale = fmaxf(scale, warps[warp]);
+  if (!(scale > 0)) scale = 1;
+  for (int64_t at = first_index(); at < count; at += index_stride()) values[at] = read(from, 0, at / n, at % n) / scale;
+  if (first_index() == 0) *largest = scale;
+}
+
+// One block.
+__global__ void finish_loss_kernel(const double* total, double scale, bool mean, const int64_t* labels,
+                                   const bool* ignored, int b, int64_t ignore_index, float* loss) {
+  bool any_label = labels == nullptr, any_example = ignored == nullptr;
+  for (int i = threadIdx.x; i < b; i += blockDim.x) {
+    if (labels != nullptr) any_label |= labels[i] != ignore_index;
+    if (ignored != nullptr) any_example |= !ignored[i];
+  }
+  any_label = __syncthreads_or(any_label), any_example = __syncthreads_or(any_example);
+  if (threadIdx.x == 0)
+    *loss = mean && !(any_label && any_example) ? __int_as_float(0x7fc00000) : float(*total * scale);
+}
+
+}  // namespace
+
+void* pack(const Context& context, Operand operand, const Strided& from, int first, int places, int rows, int columns,
+           int height, int pitch) {
+  const int64_t count = int64_t(places) * height * pitch;
+  void* to = context.memory(size_t(count * element_bytes(operand)));
+  with_operand(operand, [&](auto constant) {
+    constexpr Operand o = decltype(constant)::value;
+    launch(context, "pack", pack_kernel<o>, grid_for(context, count), kThreads, 0, from, first, count, rows, columns,
+           height, pitch, static_cast<Element<o>*>(to));
+  });
+  return to;
+}
+
+void* pack_targets(const Context& context, Operand operand, const Target& target, int b, int height, int pitch) {
+  if (target.labels == nullptr) return pack(context, operand, target.probabilities, 0, 1, b, target.c, height, pitch);
+  const int64_t count = int64_t(height) * pitch;
+  void* to = context.memory(size_t(count * element_bytes(operand)));
+  with_operand(operand, [&](auto constant) {
+    constexpr Operand o = decltype(constant)::value;
+    launch(context, "pack_labels", pack_labels_kernel<o>, grid_for(context, count), kThreads, 0, target.labels,
+           target.ignore_index, count, b, target.c, pitch, static_cast<Element<o>*>(to));
+  });
+  return to;
+}
+
+float* row_sums(const Context& context, const Strided& from, int first, int places, int rows, int columns) {
+  const int64_t count = int64_t(places) * rows;
+  float* sums = context.make<float>(count);
+  launch(context, "row_sums", row_sums_kernel, grid_for(context, count * kWarp), kThreads, 0, from, first, count, rows,
+         columns, sums);
+  return sums;
+}
+
+float* target_mass(const Context& context, const int64_t* labels, const Strided& probabilities, int b, int c,
+                   int64_t ignore_index, float smoothing) {
+  if (labels == nullptr) {
+    float* mass = row_sums(context, probabilities, 0, 1, b, c);
+    launch(context, "smooth_mass", smooth_mass_kernel, grid_for(context, b), kThreads, 0, mass, b, smoothing);
+    return mass;
+  }
+  float* mass = context.make<float>(b);
+  launch(context, "label_mass", label_mass_kernel, grid_for(context, b), kThreads, 0, labels, b, c, ignore_index, mass);
+  return mass;
+}
+
+Relative relative(const Context& context, const Strided& grad_rows, int64_t r, int64_t n) {
+  const int64_t count = r * n;
+  const Relative result{context.make<float>(count), context.make<float>(1)};
+  Grid grid = grid_for(context, count);
+  grid.x = std::min<int64_t>(grid.x, kMostParts);
+  float* parts = context.make<float>(grid.x);
+  const size_t shared = kThreads / kWarp * sizeof(float);
+  launch(context, "largest", largest_kernel, grid, kThreads, shared, grad_rows, n, count, parts);
+  launch(context, "relative", relative_kernel, grid, kThreads, shared, grad_rows, n, count, parts, int(grid.x),
+         result.values, result.largest);
+  return result;
+}
+
+void finish_loss(const Context& context, const double* total, double scale, bool mean, const int64_t* labels,
+                 const bool* ignored, int b, int64_t ignore_index, float* loss) {
+  launch(context, "finish_loss", finish_loss_kernel, Grid{1}, kThreads, 0, total, scale, mean, labels, ignored, b,
+         ignore_index, loss);
+}
+
+}  // namespace multimix

@@ -1,0 +1,53 @@
+// Soft cross-entropy of any head's logits, against targets that are never written out.
+//
+// Super-blocks of rows: their weights are drawn into a scratch in the L2 cache, where the attention's gradient needs
+// them too. By label one kernel does the rest (soft_rows.cu); by probabilities it leaves records of the rows to a
+// product of weights and targets (soft_probabilities.cu). Both are bound by memory: logits read once or twice,
+// gradients written.
+#include <stdexcept>
+
+#include "cuda/host/recycled.h"
+#include "cuda/launchers.h"
+#include "cuda/soft/soft.h"
+#include "cuda/sums/sums.h"
+
+namespace multimix {
+
+void soft(const Context& context, const LossJob& job) {
+  const Draw& draw = job.draw;
+  const Target& target = job.target;
+  if (job.values.dtype != dtype_of(job.operand)) throw std::runtime_error("logits: not of the operand's type");
+  const bool attention = job.grad_attention != nullptr;
+  // By label there is no product, and nothing to gain from rounded weights.
+  const Operand operand = target.labels ? Operand::kFP32 : job.operand;
+  LabelOrder labels{};
+  SoftTargets targets{};
+  if (target.labels)
+    labels = order_labels(context, target, draw.b);
+  else
+    targets = soft_targets(context, target, operand, draw.b);
+  Recycled of_block(context);
+  for_each_block(context, draw, operand, attention, draw.r, [&](const Block& weights) {
+    of_block.restart();
+    const Context& here = of_block.context;
+    const bool first = weights.first_location == 0 && weights.first == 0;
+    const SoftBlock block{job.values,      draw.n,       weights.first,   weights.first_location,
+                          weights.places,  weights.rows, weights.stored,  weights.width,
+                          draw.b,          target.c,     target.keep,     target.uniform,
+                          target.mass,     operand,      weights.weights, weights.inverse,
+                          job.grad_rows,   job.scale,    job.rows,        job.grad_values,
+                          weights.gradient};
+    if (target.labels) {
+      soft_rows(here, block, &labels, nullptr, first, job.total);
+    } else {
+      RowRecord* records = here.make<RowRecord>(int64_t(weights.places) * weights.stored);
+      soft_rows(here, block, nullptr, records, first, nullptr);
+      soft_probabilities(here, block, operand, weights, targets, records, first, job.total);
+    }
+    if (attention)
+      centre(here, draw, weights, weights.first == 0, job.scale,
+             job.grad_attention + int64_t(weights.first_location) * draw.b);
+  });
+}
+
+}  // namespace multimix

@@ -1,0 +1,262 @@
+#include <algorithm>
+
+#include "cuda/device/read.h"
+#include "cuda/host/launch.h"
+#include "cuda/sums/sums.h"
+
+namespace multimix {
+namespace {
+
+constexpr int kSumThreads = 1024;
+constexpr int kTile = 32;          // examples of a tile of add_up: one for each lane
+constexpr int kSparseClasses = 8;  // classes of a tile: few, as small gradients have few tiles to share out
+constexpr int kSparseThreads = 512;
+constexpr int kDenseClasses = 32;  // many, as every tile reads all of a Gram matrix's rows
+constexpr int kDenseThreads = 256;
+constexpr int kDepth = 64;  // examples whose targets are in shared memory at a time
+constexpr int kCentreThreads = 256;
+constexpr int kCentreRows = 32;
+constexpr int kUnroll = 4;
+
+MULTIMIX_DEVICE float value_of(const Scale& scale) {
+  return scale.device == nullptr ? scale.host : scale.host * *scale.device;
+}
+
+// 4 bytes and an addition in double for each float. Each thread has every 1024th of them, in kUnroll sums.
+__global__ void sum_up_kernel(const float* parts, int64_t count, bool first, double* total) {
+  double* sums = reinterpret_cast<double*>(shared_memory());
+  double own[kUnroll] = {};
+  for (int64_t i = threadIdx.x; i < count; i += kSumThreads * kUnroll) {
+#pragma unroll
+    for (int u = 0; u < kUnroll; ++u)
+      if (i + u * kSumThreads < count) own[u] += double(parts[i + u * kSumThreads]);
+  }
+  sums[threadIdx.x] = (own[0] + own[1]) + (own[2] + own[3]);
+  for (int half = kSumThreads / 2; half > 0; half /= 2) {
+    __syncthreads();
+    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
+  }
+  if (threadIdx.x == 0) *total = first ? sums[0] : *total + sums[0];
+}
+
+// Rows of Gram matrices: (places, splits, b, width) with these strides.
+struct Gram {
+  const float* data = nullptr;
+  int64_t place_stride = 0, split_stride = 0;
+  int splits = 0;
+};
+
+struct AddUpJob {
+  const float* partial;  // (places, splits, height, width)
+  int splits, height, width;
+  Gram gram;
+  Target target;
+  Scale scale;
+  int b, c;
+  bool accumulate;
+  float* out;  // (places, b, c)
+};
+
+// Smoothed target of example e and class j, both of which exist.
+MULTIMIX_DEVICE float smoothed(const Target& target, int e, int j) {
+  if (target.labels == nullptr) return read(target.probabilities, 0, e, j) * target.keep + target.uniform;
+  const int64_t label = target.labels[e];
+  const float own = label == j && label != target.ignore_index ? target.keep : 0.0f;
+  return own + target.mass[e] * target.uniform;
+}
+
+// Subtracts keep * gram[e, i] for every example e whose label is one of the tile's classes. Per tile: b labels read.
+template <int kClasses>
+MULTIMIX_DEVICE void subtract_labels(const AddUpJob& job, int place, int i, int first_class, float (&sum)[kClasses]) {
+  const int lane = threadIdx.x % kWarp;
+  const float* gram = job.gram.data + place * job.gram.place_stride + i;
+  for (int start = threadIdx.x - lane; start < job.b; start += blockDim.x) {
+    const int64_t label = start + lane < job.b ? job.target.labels[start + lane] : -1;
+    const bool here = label >= first_class && label < min(first_class + kClasses, job.c);
+    const int own = here ? int(label) - first_class : -1;
+    for (unsigned left = __ballot_sync(kAllLanes, here && label != job.target.ignore_index); left; left &= left - 1) {
+      const int e = __ffs(left) - 1, j = __shfl_sync(kAllLanes, own, e);
+      float x = 0;
+      if (i < job.b)
+        for (int split = 0; split < job.gram.splits; ++split)
+          x += gram[split * job.gram.split_stride + int64_t(start + e) * job.width];
+#pragma unroll
+      for (int k = 0; k < kClasses; ++k)
+        if (k == j) sum[k] -= job.target.keep * x;
+    }
+  }
+}
+
+// Subtracts sum_e gram[e, i] y[e, j]: per warp and e, a row of 32 floats from the L2 cache and 32 multiply-adds.
+template <int kClasses>
+MULTIMIX_DEVICE void subtract_product(const AddUpJob& job, int place, int i, int first_class, float* y,
+                                      float (&sum)[kClasses]) {
+  const float* gram = job.gram.data + place * job.gram.place_stride + i;
+  const int warps = blockDim.x / kWarp;
+  for (int start = 0; start < job.b; start += kDepth) {
+    const int depth = min(kDepth, job.b - start);
+    __syncthreads();
+    for (int at = threadIdx.x; at < depth * kClasses; at += blockDim.x) {
+      const int j = first_class + at % kClasses;
+      y[at] = j < job.c ? smoothed(job.target, start + at / kClasses, j) : 0.0f;
+    }
+    __syncthreads();
+    if (i >= job.b) continue;
+#pragma unroll 2
+    for (int e = threadIdx.x / kWarp; e < depth; e += warps) {
+      const float x = gram[int64_t(start + e) * job.width];
+#pragma unroll
+      for (int k = 0; k < kClasses; ++k) sum[k] -= x * y[e * kClasses + k];
+    }
+  }
+}
+
+// One tile of 32 examples, a lane for each, by kClasses classes; the splits are shared out among the warps, whose sums
+// are added in order. Reads partial sums once: 4 bytes and an addition each.
+template <int kClasses, bool dense>
+__global__ void __launch_bounds__(dense ? kDenseThreads : kSparseThreads) add_up_kernel(AddUpJob job) {
+  constexpr int kPitch = kClasses == kTile ? kTile + 1 : kTile + 4;  // free of bank conflicts when read by classes
+  float* sums = reinterpret_cast<float*>(shared_memory());           // (warps, kClasses, kPitch)
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
+  const int class_tiles = (job.c + kClasses - 1) / kClasses;
+  const int first_class = int(blockIdx.x) % class_tiles * kClasses;
+  const int first_example = int(blockIdx.x) / class_tiles * kTile;
+  const int place = blockIdx.y, i = first_example + lane;
+  const int64_t size = int64_t(job.height) * job.width;
+  const float* partial = job.partial + (place * job.splits + warp) * size + int64_t(first_class) * job.width + i;
+  float sum[kClasses] = {};
+  if (i < job.b) {
+    for (int split = warp; split < job.splits; split += warps, partial += warps * size) {
+#pragma unroll
+      for (int k = 0; k < kClasses; ++k)
+        if (first_class + k < job.c) sum[k] += partial[k * job.width];
+    }
+  }
+  if (job.gram.data != nullptr) {
+    if constexpr (dense)
+      subtract_product(job, place, i, first_class, sums + warps * kClasses * kPitch, sum);
+    else
+      subtract_labels(job, place, i, first_class, sum);
+  }
+#pragma unroll
+  for (int k = 0; k < kClasses; ++k) sums[(warp * kClasses + k) * kPitch + lane] = sum[k];
+  __syncthreads();
+  const float scale = value_of(job.scale);
+  for (int at = threadIdx.x; at < kClasses * kTile; at += blockDim.x) {
+    const int k = at % kClasses, example = first_example + at / kClasses;
+    if (first_class + k >= job.c || example >= job.b) continue;
+    float total = 0;
+    for (int w = 0; w < warps; ++w) total += sums[(w * kClasses + k) * kPitch + at / kClasses];
+    if (job.gram.data != nullptr && job.c == 1) total *= 0.0f;
+    float* out = job.out + (int64_t(place) * job.b + example) * job.c + first_class + k;
+    *out = job.accumulate ? *out + total * scale : total * scale;
+  }
+}
+
+// Gram matrices summed over their splits: what add_up would otherwise read again for every tile of classes.
+__global__ void sum_splits_kernel(Gram gram, int64_t size, float* out) {
+  const int64_t at = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+  if (at >= size) return;
+  const float* from = gram.data + blockIdx.y * gram.place_stride + at;
+  float sum = 0;
+#pragma unroll 4
+  for (int split = 0; split < gram.splits; ++split) sum += from[split * gram.split_stride];
+  out[blockIdx.y * size + at] = sum;
+}
+
+template <int kClasses, bool dense>
+void launch_add_up(const Context& context, const AddUpJob& job, int places) {
+  constexpr int kThreads = dense ? kDenseThreads : kSparseThreads;
+  constexpr int kPitch = kClasses == kTile ? kTile + 1 : kTile + 4;
+  const size_t shared = (kThreads / kWarp * kClasses * kPitch + (dense ? kDepth * kClasses : 0)) * sizeof(float);
+  launch(context, "add_up", add_up_kernel<kClasses, dense>,
+         Grid{ceil_div(job.c, kClasses) * ceil_div(job.b, kTile), places}, kThreads, shared, job);
+}
+
+// partial (places, splits, width): sums over a split's rows of plain_i (g_i - sum_j mu_j g_j) for g = d loss / d mu.
+// mu is a plain, unrounded. Per weight 12 bytes from the L2 cache and 7 operations.
+__global__ void __launch_bounds__(kCentreThreads)
+    centre_kernel(Block block, int splits, int b, const float* attention, float* partial) {
+  float* means = reinterpret_cast<float*>(shared_memory());
+  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
+  const int64_t place = blockIdx.x / splits;
+  const float* plain = block.plain + place * block.stored * block.width;
+  const float* gradient = block.gradient + place * block.stored * block.width;
+  attention += (block.first_location + place) * b;
+  partial += int64_t(blockIdx.x) * block.width;
+  bool first = true;
+  for (int start = int(blockIdx.x) % splits * kCentreRows; start < block.rows; start += splits * kCentreRows) {
+    const int rows = min(kCentreRows, block.rows - start);
+    for (int row = warp; row < rows; row += kCentreThreads / kWarp) {
+      const int64_t at = int64_t(start + row) * block.width;
+      float sum = 0, total = 0;
+#pragma unroll 4
+      for (int i = lane; i < b; i += kWarp) {
+        // Without attention `plain` may be infinite.
+        const float a = attention[i], mu = a == 0 ? 0.0f : a * plain[at + i];
+        sum += mu * gradient[at + i], total += mu;
+      }
+#pragma unroll
+      for (int step = kWarp / 2; step > 0; step /= 2) {
+        sum += __shfl_xor_sync(kAllLanes, sum, step);
+        total += __shfl_xor_sync(kAllLanes, total, step);
+      }
+      // Weights sum to one but for rounding, which what all g have in common would amplify.
+      if (lane == 0) means[row] = total == 0 ? 0.0f : sum / total;
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < b; i += kCentreThreads) {
+      const int64_t at = int64_t(start) * block.width + i;
+      float sum = 0;
+#pragma unroll 4
+      for (int row = 0; row < rows; ++row) {
+        const float centred = gradient[at + int64_t(row) * block.width] - means[row];
+        sum += centred == 0 ? 0.0f : plain[at + int64_t(row) * block.width] * centred;
+      }
+      partial[i] = first ? sum : partial[i] + sum;
+    }
+    __syncthreads();
+    first = false;
+  }
+}
+
+}  // namespace
+
+void sum_up(const Context& context, const float* parts, int64_t count, bool first, double* total) {
+  launch(context, "sum_up", sum_up_kernel, Grid{1}, kSumThreads, kSumThreads * sizeof(double), parts, count, first,
+         total);
+}
+
+void add_up(const Context& context, const float* partial, int places, int splits, int height, int width, int gram,
+            const Target* target, Scale scale, int b, int c, float* out) {
+  AddUpJob job{partial, splits, height, width, {}, {}, scale, b, c, false, out};
+  if (gram < 0) return launch_add_up<kSparseClasses, false>(context, job, places);
+  job.target = *target;
+  const int64_t size = int64_t(height) * width;
+  job.gram = {partial + int64_t(gram) * width, splits * size, size, splits};
+  if (target->labels != nullptr && target->uniform == 0)
+    return launch_add_up<kSparseClasses, false>(context, job, places);
+  if (splits > 1) {
+    const int64_t square = int64_t(b) * width;
+    float* sums = context.make<float>(places * square);
+    launch(context, "sum_splits", sum_splits_kernel, Grid{ceil_div(square, kDenseThreads), places}, kDenseThreads, 0,
+           job.gram, square, sums);
+    job.gram = {sums, square, 0, 1};
+  }
+  launch_add_up<kDenseClasses, true>(context, job, places);
+}
+
+void centre(const Context& context, const Draw& draw, const Block& block, bool first, Scale scale,
+            float* grad_attention) {
+  const int64_t tiles = ceil_div(block.rows, kCentreRows);
+  const int splits =
+      int(std::max<int64_t>(1, std::min(tiles, ceil_div(int64_t(context.processors) * 4, block.places))));
+  float* partial = context.make<float>(int64_t(block.places) * splits * block.width);
+  launch(context, "centre", centre_kernel, Grid{int64_t(block.places) * splits}, kCentreThreads,
+         kCentreRows * sizeof(float), block, splits, draw.b, draw.attention, partial);
+  if (draw.m == 1) scale.host = 0;  // one example has all the weight, exactly: rounding says otherwise
+  launch_add_up<kSparseClasses, false>(
+      context, {partial, splits, 1, block.width, {}, {}, scale, draw.b, 1, !first, grad_attention}, block.places);
+}
+
+}  // namespace multimix
