@@ -2,6 +2,7 @@
 
 from .attention import attention_map
 from .backends import available_backends
+from .chunks import multimix_head_cross_entropy
 from .functional import (
     dense_multimix_cross_entropy,
     mixed_cross_entropy,
@@ -10,12 +11,13 @@ from .functional import (
     sample_dirichlet,
 )
 from .mixture import Mixture
-from .modules import MultiMixHead
+from .modules import MultiMixHead, MultiMixLoss
 from .version import __version__
 
 __all__ = [
     "Mixture",
     "MultiMixHead",
+    "MultiMixLoss",
     "__version__",
     "attention_map",
     "available_backends",
@@ -23,5 +25,6 @@ __all__ = [
     "mixed_cross_entropy",
     "multimix",
     "multimix_cross_entropy",
+    "multimix_head_cross_entropy",
     "sample_dirichlet",
 ]

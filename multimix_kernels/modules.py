@@ -1,11 +1,68 @@
-"""The classifier as a module."""
+"""The loss and the classifier as modules."""
 
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .functional import Alpha, dense_multimix_cross_entropy, multimix_cross_entropy
+from .functional import Alpha, dense_multimix_cross_entropy, mixed_cross_entropy, multimix_cross_entropy
+
+
+def _hold_alpha(module: nn.Module, alpha: Alpha) -> None:
+    """A Tensor moves with the module, and is not in its state_dict."""
+    if isinstance(alpha, Tensor):
+        module.register_buffer("alpha", alpha, persistent=False)
+    else:
+        module.alpha = alpha
+
+
+class MultiMixLoss(nn.Module):
+    """The MultiMix loss in the place of `nn.CrossEntropyLoss`: `criterion(model(x), y)`.
+
+    In training mode it mixes the scores of the mini-batch (`mixed_cross_entropy`): for a model that ends in a linear
+    layer this is the loss of mixed embeddings, as the weights of a mixture sum to one. In eval mode it is
+    `torch.nn.functional.cross_entropy` (dense scores: of their mean over the locations). It has no parameters; as an
+    attribute of the model it follows the model's `train()` and `eval()`.
+
+    Args:
+        n, m, alpha, label_smoothing, ignore_index, backend: as in `multimix_cross_entropy`.
+        reduction: "mean", "sum", or "none": (n,) or (n, *spatial) in training mode, (b,) in eval mode.
+    """
+
+    def __init__(
+        self,
+        *,
+        n: int = 1000,
+        m: int | None = None,
+        alpha: Alpha = (0.5, 2.0),
+        label_smoothing: float = 0.0,
+        ignore_index: int = -100,
+        reduction: str = "mean",
+        backend: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.mix_options: dict[str, Any] = dict(n=n, m=m, backend=backend)
+        self.loss_options: dict[str, Any] = dict(
+            label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction
+        )
+        _hold_alpha(self, alpha)
+
+    def forward(self, scores: Tensor, target: Tensor, attention: Tensor | None = None) -> Tensor:
+        """The loss of scores (b, c), or (b, c, *spatial) with attention (b, *spatial) or uniform, and targets of (b,).
+
+        Args:
+            scores: the model's output before any softmax.
+            target: class indices (b,) int64, or probabilities (b, c).
+            attention: weights of the locations, not negative; None: uniform. Not used in eval mode.
+        """
+        if self.training:
+            options = self.mix_options | self.loss_options
+            return mixed_cross_entropy(scores, target, attention=attention, alpha=self.alpha, **options)
+        return F.cross_entropy(scores.flatten(2).mean(2) if scores.dim() > 2 else scores, target, **self.loss_options)
+
+    def extra_repr(self) -> str:
+        """The options that shape the mixtures."""
+        return f"n={self.mix_options['n']}, m={self.mix_options['m']}, alpha={self.alpha}"
 
 
 class MultiMixHead(nn.Linear):
@@ -44,14 +101,33 @@ class MultiMixHead(nn.Linear):
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.dense = dense
         self.mix_options: dict[str, Any] = dict(n=n, m=m, backend=backend)
-        if isinstance(alpha, Tensor):
-            self.register_buffer("alpha", alpha, persistent=False)  # moves with the module, is not in its state_dict
-        else:
-            self.alpha = alpha
+        _hold_alpha(self, alpha)
         self.attention_options: dict[str, Any] = dict(
             attention=attention, attention_activation=attention_activation, attention_grad=attention_grad
         )
         self.loss_options: dict[str, Any] = dict(label_smoothing=label_smoothing, ignore_index=ignore_index)
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, **options) -> "MultiMixHead":
+        """A head that shares the very parameters of a trained `nn.Linear`: an optimiser that holds them goes on.
+
+        Args:
+            linear: the classifier of a model. options: the keyword arguments of `MultiMixHead`.
+
+        Raises:
+            TypeError: linear is no `nn.Linear` whose weight is a parameter.
+        """
+        if not isinstance(linear, nn.Linear) or not isinstance(linear._parameters.get("weight"), nn.Parameter):
+            raise TypeError(
+                f"linear: expected an nn.Linear whose weight is a parameter (no parametrization), got "
+                f"{type(linear).__name__}"
+            )
+        has_bias = linear.bias is not None
+        head = cls(
+            linear.in_features, linear.out_features, has_bias, device="meta", dtype=linear.weight.dtype, **options
+        )
+        head.weight, head.bias = linear.weight, linear.bias
+        return head.train(linear.training)
 
     def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
         """Logits (b, c); with a target (b,) or (b, c), the loss, a scalar."""
