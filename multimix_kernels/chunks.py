@@ -1,8 +1,8 @@
-"""Mixtures of any head in bounded memory: rows in chunks, whose embeddings and logits are computed again in the backward.
+"""Mixtures of any head in bounded memory: rows in chunks, whose embeddings and logits the backward computes again.
 
-A head that is not linear needs the mixed embeddings, n x d numbers, and keeps its own activations for the backward. Here
-only one chunk of rows exists at a time. Rows are named by (seed, row), so the chunks are the rows of the one draw, and
-the loss and its gradients those of the unchunked call, to rounding. Cost: the head's forward pass twice.
+A head that is not linear needs the mixed embeddings, n x d numbers, and keeps its own activations for the backward.
+Here only one chunk of rows exists at a time. Rows are named by (seed, row), so the chunks are the rows of the one draw,
+and the loss and its gradients those of the unchunked call, to rounding. Cost: the forward pass of the head twice.
 """
 
 from collections.abc import Callable
