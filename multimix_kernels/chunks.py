@@ -60,6 +60,7 @@ def multimix_head_cross_entropy(
     if not callable(head):
         raise TypeError(f"head: expected a module or function of embeddings, got {type(head).__name__}")
     arguments.check_input(input, "input", dense=True)
+    _check_target(target, input, ignore_index)
     arguments.check_loss_options(label_smoothing, reduction)
     if chunk is not None and not arguments.is_integer(chunk):
         raise TypeError(f"chunk: expected an int or None, got {chunk!r}")
@@ -69,10 +70,10 @@ def multimix_head_cross_entropy(
     name = backends.choose(backend, input.device, input.dtype).name
     rows = chunk or max(1, MIXTURES // input.shape[2:].numel())
     options = dict(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
+    ignored = arguments.ignored_examples(target, ignore_index)
 
     def losses(input: Tensor, attention: Tensor | None, first: int, count: int) -> Tensor:
         part = draw._replace(n=count, row_offset=draw.row_offset + first)
-        ignored = None if target.is_floating_point() else target == ignore_index
         mixture = _mix(input, attention, ignored, name, part)
         return mixture.cross_entropy(head(mixture.embeddings), target, **options)
 
@@ -83,3 +84,20 @@ def multimix_head_cross_entropy(
         # Means of unequal chunks, so that a mean without any example is NaN like the unchunked one.
         parts.append(loss * (count / draw.n) if reduction == "mean" else loss)
     return torch.cat(parts) if reduction == "none" else torch.stack(parts).sum()
+
+
+def _check_target(target: Tensor, input: Tensor, ignore_index: int) -> None:
+    """What decides who is mixed; the classes are checked against the logits, when there are some."""
+    b = input.shape[0]
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target: expected a Tensor ({b},) or ({b}, c), got {type(target).__name__}")
+    if target.dim() == 2:
+        c = target.shape[1]
+        arguments.check_target(target, b, c, input.device, ignore_index)
+    elif target.shape != (b,) or target.device != input.device or target.dtype != torch.int64:
+        raise ValueError(
+            f"target: expected class indices ({b},) int64 on {input.device} or probabilities ({b}, c), got "
+            f"{target.dtype} of shape {tuple(target.shape)} on {target.device}"
+        )
+    elif not arguments.is_integer(ignore_index):
+        raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")

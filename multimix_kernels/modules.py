@@ -4,6 +4,7 @@ from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from .functional import Alpha, dense_multimix_cross_entropy, mixed_cross_entropy, multimix_cross_entropy
 
@@ -115,13 +116,20 @@ class MultiMixHead(nn.Linear):
             linear: the classifier of a model. options: the keyword arguments of `MultiMixHead`.
 
         Raises:
-            TypeError: linear is no `nn.Linear` whose weight is a parameter.
+            TypeError: linear is no plain `nn.Linear`: a subclass that computes something else, one with
+                parametrized or pruned parameters, or a lazy one that has seen no input yet.
         """
-        if not isinstance(linear, nn.Linear) or not isinstance(linear._parameters.get("weight"), nn.Parameter):
-            raise TypeError(
-                f"linear: expected an nn.Linear whose weight is a parameter (no parametrization), got "
-                f"{type(linear).__name__}"
-            )
+        if not isinstance(linear, nn.Linear) or type(linear).forward not in (nn.Linear.forward, cls.forward):
+            raise TypeError(f"linear: expected an nn.Linear that computes what nn.Linear does, got {type(linear)}")
+        for name in ("weight", "bias"):
+            parameter = linear._parameters.get(name)
+            if parameter is None and (name == "weight" or getattr(linear, "bias", None) is not None):
+                raise TypeError(
+                    f"linear: expected a {name} that is a parameter, got one that is computed from others; remove the "
+                    "parametrization or pruning first"
+                )
+            if is_lazy(parameter):
+                raise TypeError("linear: expected initialised parameters, got a lazy layer that has seen no input yet")
         has_bias = linear.bias is not None
         head = cls(
             linear.in_features, linear.out_features, has_bias, device="meta", dtype=linear.weight.dtype, **options

@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.utils import parametrize, prune
 
 import multimix_kernels as mk
 
@@ -174,3 +175,68 @@ def test_gradient_is_that_of_the_function(batch, backend, device):
     weight = head.weight.detach().clone().requires_grad_()
     mk.multimix_cross_entropy(x, target, weight, head.bias.detach(), backend=backend).backward()
     assert_close(head.weight.grad, weight.grad, 1e-6)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_from_linear_shares_the_parameters_with_a_live_optimiser(bias, batch):
+    linear = nn.Linear(D, C, bias)
+    optimiser = torch.optim.SGD(linear.parameters(), lr=1.0, momentum=0.9)
+    linear(batch[0]).sum().backward()
+    optimiser.step()
+    head = mk.MultiMixHead.from_linear(linear, n=20)
+    assert head.weight is linear.weight
+    assert head.bias is linear.bias
+    assert [p for p in head.parameters()] == [p for p in linear.parameters()]
+    before, state = linear.weight.detach().clone(), len(optimiser.state)
+    optimiser.zero_grad()
+    head(*batch).backward()
+    optimiser.step()
+    assert not torch.equal(linear.weight, before)
+    assert len(optimiser.state) == state
+    assert torch.equal(head(batch[0]), linear(batch[0]))
+
+
+def test_from_linear_takes_options_mode_dtype_and_draws_nothing():
+    linear = nn.Linear(D, C, dtype=torch.float64).eval()
+    linear.weight.requires_grad_(False)
+    state = torch.get_rng_state()
+    head = mk.MultiMixHead.from_linear(linear, dense=True, n=7, m=2, attention="cam", alpha=torch.ones(B))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (head.dense, head.mix_options["n"], head.attention_options["attention"]) == (True, 7, "cam")
+    assert not head.training
+    assert head.weight.dtype == torch.float64
+    assert not head.weight.requires_grad
+    assert head.alpha.device.type == "cpu"
+    assert mk.MultiMixHead.from_linear(nn.Linear(D, C)).training
+    assert mk.MultiMixHead.from_linear(head).weight is linear.weight
+
+
+def test_from_linear_in_the_place_of_a_layer(batch):
+    model = nn.Sequential(nn.Linear(D, D), nn.ReLU(), nn.Linear(D, C))
+    expected, names = model(batch[0]), list(model.state_dict())
+    model[2] = mk.MultiMixHead.from_linear(model[2])
+    assert torch.equal(model(batch[0]), expected)
+    assert list(model.state_dict()) == names
+
+
+def computed(name):
+    linear = nn.Linear(D, C)
+    if name == "pruned":
+        prune.l1_unstructured(linear, "weight", amount=2)
+    elif name == "bias":
+        parametrize.register_parametrization(linear, "bias", nn.Tanh())
+    elif name == "lazy":
+        return nn.LazyLinear(C)
+    elif name == "subclass":
+        return type("Cosine", (nn.Linear,), {"forward": lambda self, x: F.linear(x, F.normalize(self.weight))})(D, C)
+    elif name == "convolution":
+        return nn.Conv1d(D, C, 1)
+    else:
+        nn.utils.parametrizations.weight_norm(linear)
+    return linear
+
+
+@pytest.mark.parametrize("name", ["weight norm", "bias", "pruned", "lazy", "subclass", "convolution"])
+def test_from_linear_refuses_what_it_cannot_share(name):
+    with pytest.raises(TypeError, match=r"^linear: expected"):
+        mk.MultiMixHead.from_linear(computed(name))

@@ -1,7 +1,7 @@
 """Dense MultiMix of a Vision Transformer: its tokens are channels last, (b, prefix + tokens, d), with prefix tokens.
 
-The losses take channels first. Dropping the prefix (class and register tokens) and transposing, `tokens[:, prefix:].mT`,
-makes feature maps (b, d, tokens); it copies nothing.
+The losses take channels first. `tokens[:, prefix:].mT` drops the prefix (class and register tokens) and transposes:
+feature maps (b, d, tokens), without a copy.
 """
 
 import torch

@@ -11,12 +11,10 @@ from multimix_kernels import MultiMixLoss
 
 torch.manual_seed(0)
 train, test = load(channels=3, size=32)
-model = timm.create_model(
-    "vit_tiny_patch16_224", img_size=32, patch_size=8, embed_dim=48, depth=2, num_heads=2, num_classes=10
-)
-train_loss_fn = MultiMixLoss(n=1000, alpha=0.2)
+model = timm.create_model("test_resnet", num_classes=10)
+train_loss_fn = MultiMixLoss(n=1000)
 validate_loss_fn = nn.CrossEntropyLoss()
-optimizer = create_optimizer_v2(model, opt="adamw", lr=1e-3)
+optimizer = create_optimizer_v2(model, opt="adamw", lr=3e-3)
 
 for epoch in range(3):
     model.train()

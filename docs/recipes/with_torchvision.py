@@ -10,10 +10,10 @@ from multimix_kernels import MultiMixLoss
 torch.manual_seed(0)
 train, test = load(channels=3, size=32)
 model = shufflenet_v2_x0_5(num_classes=10)
-criterion = MultiMixLoss(n=1000)
-optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+criterion = MultiMixLoss(n=1000, alpha=0.2)
+optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
 
-for epoch in range(2):
+for epoch in range(4):
     model.train(), criterion.train()
     for x, y in DataLoader(train, batch_size=32, shuffle=True, drop_last=True):
         loss = criterion(model(x), y)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PART = re.compile(
-    r"^<!-- *(?P<kind>not run|before): *(?P<text>.*?) *-->$|^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^ *```$",
+    r"^<!-- *(?P<kind>not run|before): *(?P<text>.*?) *-->$"
+    r"|^(?P<indent> *)```(?P<language>\w*)[^\n]*\n(?P<code>.*?)^ *```$",
     re.DOTALL | re.MULTILINE,
 )
 
