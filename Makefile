@@ -12,7 +12,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CODE := $(foreach at,csrc csrc/* csrc/*/*,$(wildcard $(at)/*.h $(at)/*.cpp $(at)/*.cu))
 SOURCES := setup.py pyproject.toml $(CODE)
 
-.PHONY: setup demo test test-all test-sanitized lint bench gpu wheel audit clean
+.PHONY: setup demo test test-all recipes test-sanitized lint bench gpu wheel audit clean
 
 setup: $(VENV)/installed
 
@@ -39,6 +39,11 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m '' $(ARGS)
+
+# The recipes of docs/recipes that need Lightning or Hugging Face's libraries: 250 MB, a minute to install.
+recipes: setup
+	$(PIP) install --no-build-isolation --editable '.[recipes]'
+	$(BIN)/python -m pytest -k with_ tests/docs/test_recipes.py $(ARGS)
 
 # The C++ library's tests under AddressSanitizer and UBSan, from a build of their own.
 SANITIZED := build/sanitized

@@ -6,6 +6,7 @@ and the loss and its gradients those of the unchunked call, to rounding. Cost: t
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -41,8 +42,9 @@ def multimix_head_cross_entropy(
     ignored examples left out of every mixture. A linear head goes to `multimix_cross_entropy`, which is faster.
 
     Args:
-        head: maps embeddings (k, d) to logits (k, c), or (k, d, *spatial) to (k, c, *spatial), each row by itself: a
-            head with batch normalisation sees the statistics of a chunk. Dropout draws the same in both passes.
+        head: maps embeddings (k, d) to logits (k, c), or (k, d, *spatial) to (k, c, *spatial), each row by itself.
+            Batch normalisation sees the statistics of a chunk, and counts each chunk twice in its running ones;
+            dropout draws the same in both passes.
         input: embeddings z (b, d) or feature maps (b, d, *spatial); float32, bfloat16, float16 or float64.
         target: class indices (b,) int64, or probabilities (b, c).
         chunk: interpolated examples (rows) at a time; None: about 4096 mixtures, locations counted.
@@ -69,7 +71,7 @@ def multimix_head_cross_entropy(
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
     name = backends.choose(backend, input.device, input.dtype).name
     rows = chunk or max(1, MIXTURES // input.shape[2:].numel())
-    options = dict(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
+    options: dict[str, Any] = dict(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
     ignored = arguments.ignored_examples(target, ignore_index)
 
     def losses(input: Tensor, attention: Tensor | None, first: int, count: int) -> Tensor:

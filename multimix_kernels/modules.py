@@ -9,7 +9,7 @@ from torch.nn.parameter import is_lazy
 from .functional import Alpha, dense_multimix_cross_entropy, mixed_cross_entropy, multimix_cross_entropy
 
 
-def _hold_alpha(module: nn.Module, alpha: Alpha) -> None:
+def _hold_alpha(module: "MultiMixLoss | MultiMixHead", alpha: Alpha) -> None:
     """A Tensor moves with the module, and is not in its state_dict."""
     if isinstance(alpha, Tensor):
         module.register_buffer("alpha", alpha, persistent=False)
@@ -29,6 +29,8 @@ class MultiMixLoss(nn.Module):
         n, m, alpha, label_smoothing, ignore_index, backend: as in `multimix_cross_entropy`.
         reduction: "mean", "sum", or "none": (n,) or (n, *spatial) in training mode, (b,) in eval mode.
     """
+
+    alpha: Alpha
 
     def __init__(
         self,
@@ -72,13 +74,17 @@ class MultiMixHead(nn.Linear):
     `head(x)` gives logits. `head(x, target)` gives the loss: mixed in training mode, plain cross-entropy in eval mode.
 
     Args:
-        in_features: d. out_features: c. bias: whether to learn one.
+        in_features: d.
+        out_features: c.
+        bias: whether to learn one.
         dense: inputs are feature maps (b, d, *spatial), mixed at every location; logits are of their mean over the
             locations. Otherwise inputs are (b, d).
         n, m, alpha, label_smoothing, ignore_index, backend: as in `multimix_cross_entropy`.
         attention, attention_activation, attention_grad: as in `dense_multimix_cross_entropy`; with dense only.
         device, dtype: of the parameters.
     """
+
+    alpha: Alpha
 
     def __init__(
         self,
@@ -113,7 +119,8 @@ class MultiMixHead(nn.Linear):
         """A head that shares the very parameters of a trained `nn.Linear`: an optimiser that holds them goes on.
 
         Args:
-            linear: the classifier of a model. options: the keyword arguments of `MultiMixHead`.
+            linear: the classifier of a model.
+            options: the keyword arguments of `MultiMixHead`.
 
         Raises:
             TypeError: linear is no plain `nn.Linear`: a subclass that computes something else, one with
@@ -128,7 +135,7 @@ class MultiMixHead(nn.Linear):
                     f"linear: expected a {name} that is a parameter, got one that is computed from others; remove the "
                     "parametrization or pruning first"
                 )
-            if is_lazy(parameter):
+            if parameter is not None and is_lazy(parameter):
                 raise TypeError("linear: expected initialised parameters, got a lazy layer that has seen no input yet")
         has_bias = linear.bias is not None
         head = cls(

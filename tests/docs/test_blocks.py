@@ -14,6 +14,7 @@ from .blocks import python_blocks, run
 
 ROOT = Path(__file__).resolve().parents[2]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*FILES, ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
 pytestmark = pytest.mark.skipif(not FILES[0].exists(), reason="the documents are not beside the tests")
 
 
@@ -45,7 +46,7 @@ def test_blocks_run(path):
     assert run(path, text, reader()) == sum(not block.not_run for block in blocks)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(path):
     """Files and headings of this repository; pages of others are not asked for."""
     text = re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL)

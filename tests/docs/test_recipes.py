@@ -14,7 +14,7 @@ import torch.distributed as dist
 import multimix_kernels
 
 RECIPES = Path(__file__).resolve().parents[2] / "docs" / "recipes"
-TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0")
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 CASES = {
     "plain.py": (),
     "two_lines.py": (),
