@@ -264,3 +264,33 @@ def test_bad_arguments_are_refused(options, argument):
     options = dict(head=nn.Linear(D, C), input=torch.randn(B, D), target=torch.zeros(B, dtype=torch.int64)) | options
     with pytest.raises((ValueError, TypeError), match=rf"^{argument}\b"):
         mk.multimix_head_cross_entropy(**options)
+
+
+def test_compiled():
+    problem = Problem()
+    compiled = torch.compile(lambda: problem.chunked(5), fullgraph=True, backend="aot_eager")
+    for found, expected in zip(problem.gradients(compiled()), problem.gradients(problem.chunked(5)), strict=True):
+        assert_close(found, expected)
+
+
+def test_autocast_holds_in_both_passes():
+    problem, dtypes = Problem(dtype=torch.float32), []
+
+    def head(z):
+        logits = problem.head(z)
+        dtypes.append(logits.dtype)
+        return logits
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = mk.multimix_head_cross_entropy(head, problem.input, problem.target, chunk=12, **problem.options)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert dtypes == [torch.bfloat16] * 4
+
+
+def test_batch_normalisation_sees_each_chunk_in_both_passes():
+    """As the docstring says."""
+    norm, problem = nn.BatchNorm1d(D), Problem(dtype=torch.float32)
+    head = nn.Sequential(norm, nn.Linear(D, C))
+    mk.multimix_head_cross_entropy(head, problem.input, problem.target, n=20, chunk=5).backward()
+    assert norm.num_batches_tracked == 8

@@ -170,3 +170,17 @@ def test_trains():
         model.criterion(model(x), target).backward()
         optimiser.step()
     assert model.eval().criterion(model(x), target).item() < before / 2
+
+
+def test_compiled():
+    """One graph for each mode."""
+    scores, _, _, labels = problem()
+    criterion = mk.MultiMixLoss(n=N)
+    compiled = torch.compile(criterion, fullgraph=True, backend="aot_eager")
+    leaf = scores.clone().requires_grad_()
+    found = with_seed(lambda: compiled(leaf, labels))
+    assert torch.equal(found, with_seed(lambda: criterion(scores, labels)))
+    found.backward()
+    assert leaf.grad.any()
+    criterion.eval()
+    assert torch.equal(compiled(scores, labels), F.cross_entropy(scores, labels))
