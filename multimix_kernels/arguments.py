@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .autograd import REDUCTIONS
 from .backends import LOW
-from .ops import Draw
+from .backends.contract import REDUCTIONS, Draw
 
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 MAX_LOCATIONS = 1 << 24  # the location has 24 bits of a counter word of the weight stream

@@ -11,10 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 
-from .backends.reference.operators import MEAN, NONE, SUM
-from .ops import OPERATORS, Draw
-
-REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
+from . import ops
+from .backends.contract import NONE, Draw, LossOptions, Want
 
 
 class _RefuseSecondDerivative(Function):
@@ -47,51 +45,51 @@ def _once_differentiable(backward):
     return wrapper
 
 
-def _cast(gradient: Tensor, dtype: torch.dtype | None, wanted: bool) -> Tensor | None:
-    return gradient.to(dtype) if wanted else None
+def _returned(ctx, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    """The wanted gradients of operand and attention in their dtypes, and None for every other argument."""
+    cast = [g.to(dtype) if want else None for g, dtype, want in zip(gradients, ctx.dtypes, ctx.want, strict=True)]
+    return *cast, *(None,) * (len(ctx.needs_input_grad) - len(cast))
 
 
 def _dtypes(*operands: Tensor | None) -> tuple[torch.dtype | None, ...]:
     return tuple(None if x is None else x.dtype for x in operands)
 
 
-def _wanted(*operands: Tensor | None) -> tuple[bool, ...]:
+def _wanted(*operands: Tensor | None) -> Want:
     """Which gradients will be asked for. Asked outside of forward, where gradient mode is always off."""
-    return tuple(torch.is_grad_enabled() and x is not None and x.requires_grad for x in operands)
+    return Want(*(torch.is_grad_enabled() and x is not None and x.requires_grad for x in operands))
 
 
 class _Mix(Function):
     @staticmethod
-    def forward(ctx, values, attention, ignored, backend, want, *draw):
-        ctx.save_for_backward(values, attention, ignored, *draw[:2])
-        ctx.backend, ctx.want, ctx.draw, ctx.dtypes = backend, want, draw[2:], _dtypes(values, attention)
-        return OPERATORS[backend]["mix"](values, attention, ignored, *draw)
+    def forward(ctx, values, attention, ignored, backend, want, seed, alpha, draw):
+        ctx.save_for_backward(values, attention, ignored, seed, alpha)
+        ctx.backend, ctx.want, ctx.draw, ctx.dtypes = backend, want, draw, _dtypes(values, attention)
+        return ops.call(backend, "mix", values, attention, ignored, Draw(seed, alpha, *draw))
 
     @staticmethod
     @_once_differentiable
     def backward(ctx, upstream):
-        values, attention, ignored, *names = ctx.saved_tensors
-        gradients = OPERATORS[ctx.backend]["mix_backward"](
-            upstream, values, *ctx.want, attention, ignored, *names, *ctx.draw
+        values, attention, ignored, seed, alpha = ctx.saved_tensors
+        draw = Draw(seed, alpha, *ctx.draw)
+        return _returned(
+            ctx, *ops.call(ctx.backend, "mix_backward", upstream, values, ctx.want, attention, ignored, draw)
         )
-        return *map(_cast, gradients, ctx.dtypes, ctx.want), *(None,) * 10
 
 
 class _CrossEntropy(Function):
     """The loss operators, by name: the operand of "mixed_cross_entropy" is scores, that of "soft_..." is logits."""
 
     @staticmethod
-    def forward(
-        ctx, operand, attention, target, ignored, backend, name, smoothing, ignore_index, reduction, want, *draw
-    ):
-        now = want if reduction != NONE else (False, False)
-        loss, *gradients = OPERATORS[backend][name](
-            operand, target, smoothing, ignore_index, reduction, *now, attention, ignored, *draw
+    def forward(ctx, operand, attention, target, ignored, backend, name, options, want, seed, alpha, draw):
+        now = want if options.reduction != NONE else Want(False, False)
+        loss, *gradients = ops.call(
+            backend, name, operand, target, options, now, attention, ignored, Draw(seed, alpha, *draw)
         )
-        ctx.reduction, ctx.want, ctx.dtypes = reduction, want, _dtypes(operand, attention)
-        if reduction == NONE:
-            ctx.save_for_backward(operand, attention, target, ignored, *draw[:2])
-            ctx.rest = backend, name, smoothing, ignore_index, draw[2:]
+        ctx.options, ctx.want, ctx.dtypes = options, want, _dtypes(operand, attention)
+        if options.reduction == NONE:
+            ctx.save_for_backward(operand, attention, target, ignored, seed, alpha)
+            ctx.rest = backend, name, draw
         else:
             ctx.save_for_backward(*gradients)
         return loss
@@ -99,21 +97,24 @@ class _CrossEntropy(Function):
     @staticmethod
     @_once_differentiable
     def backward(ctx, upstream):
-        if ctx.reduction == NONE:
-            operand, attention, target, ignored, *names = ctx.saved_tensors
-            backend, name, smoothing, ignore_index, draw = ctx.rest
-            gradients = OPERATORS[backend][f"{name}_backward"](
-                upstream, operand, target, smoothing, ignore_index, *ctx.want, attention, ignored, *names, *draw
-            )
-        else:
+        if ctx.options.reduction != NONE:
             # Out of place, so that a second backward through the same graph is right.
-            gradients = [upstream * gradient for gradient in ctx.saved_tensors]
-        return *map(_cast, gradients, ctx.dtypes, ctx.want), *(None,) * 15
+            return _returned(ctx, *(upstream * gradient for gradient in ctx.saved_tensors))
+        operand, attention, target, ignored, seed, alpha = ctx.saved_tensors
+        backend, name, draw = ctx.rest
+        draw = Draw(seed, alpha, *draw)
+        return _returned(
+            ctx,
+            *ops.call(
+                backend, f"{name}_backward", upstream, operand, target, ctx.options, ctx.want, attention, ignored, draw
+            ),
+        )
 
 
 def mix(values: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Tensor:
     """Convex combinations (r, n, d) of values (r, b, d), differentiable in values and attention (r, b)."""
-    return _Mix.apply(values, attention, ignored, backend, _wanted(values, attention), *draw)
+    want = _wanted(values, attention)
+    return _Mix.apply(values, attention, ignored, backend, want, draw.seed, draw.alpha, draw[2:])
 
 
 def cross_entropy(
@@ -122,15 +123,12 @@ def cross_entropy(
     attention: Tensor | None,
     target: Tensor,
     ignored: Tensor | None,
-    label_smoothing: float,
-    ignore_index: int,
-    reduction: str,
+    options: LossOptions,
     backend: str,
     draw: Draw,
 ) -> Tensor:
     """A loss operator, differentiable in operand and attention (r, b): a scalar, or (r, n) with reduction "none"."""
     want = _wanted(operand, attention)
-    code = REDUCTIONS[reduction]
     return _CrossEntropy.apply(
-        operand, attention, target, ignored, backend, name, label_smoothing, ignore_index, code, want, *draw
+        operand, attention, target, ignored, backend, name, options, want, draw.seed, draw.alpha, draw[2:]
     )

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import arguments, autograd, backends
+from . import arguments, autograd, backends, ops
 from .attention import ACTIVATIONS, KINDS, attention_map
+from .backends.contract import REDUCTIONS, Draw, LossOptions
 from .mixture import Mixture
-from .ops import OPERATORS, Draw
 
 Alpha = float | tuple[float, float] | Tensor
 
@@ -179,7 +179,8 @@ def mixed_cross_entropy(
         arguments.check_attention(attention, b, spatial, scores)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
-        arguments.ignored_examples(target, ignore_index), label_smoothing, ignore_index, reduction, name, draw,
+        arguments.ignored_examples(target, ignore_index),
+        LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(n, *spatial)
 
@@ -255,8 +256,8 @@ def sample_dirichlet(
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
-    sample = OPERATORS[backends.choose(backend, device, dtype).name]["sample"]
-    weights = sample(b, torch.Size(spatial).numel(), dtype, None, None, *draw)
+    name = backends.choose(backend, device, dtype).name
+    weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
     return weights.permute(1, 2, 0).reshape(n, b, *spatial)
 
 
@@ -281,7 +282,7 @@ def _linear_head(
     scores = F.linear(_locations_first(input), weight, bias)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", scores, _flat_attention(attention), target, ignored,
-        label_smoothing, ignore_index, reduction, row.name, draw,
+        LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), row.name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(n, *spatial)
 

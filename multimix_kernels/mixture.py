@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import arguments, autograd
-from .ops import OPERATORS, Draw
+from . import arguments, autograd, ops
+from .backends.contract import REDUCTIONS, Draw, LossOptions
 
 
 class Mixture:
@@ -95,16 +95,17 @@ class Mixture:
         rows = logits.reshape(n, c, self._locations).permute(2, 0, 1)
         loss = autograd.cross_entropy(
             "soft_cross_entropy", rows, self._attention, target, self._ignored,
-            label_smoothing, ignore_index, reduction, self._backend, self._draw,
+            LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), self._backend, self._draw,
         )  # fmt: skip
         return loss if reduction != "none" else loss.T.reshape(n, *self._spatial)
 
     def weights(self) -> Tensor:
         """The weights (n, b) or (n, b, *spatial), float32 (float64 for float64 input), for inspection."""
         dtype = torch.float64 if self.embeddings.dtype == torch.float64 else torch.float32
-        sample = OPERATORS[self._backend]["sample"]
         attention = None if self._attention is None else self._attention.detach()
-        weights = sample(self._b, self._locations, dtype, attention, self._ignored, *self._draw)
+        weights = ops.call(
+            self._backend, "sample", self._b, self._locations, dtype, attention, self._ignored, self._draw
+        )
         return self._public(weights)
 
     @property

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import multimix_kernels as mk
-from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+from multimix_kernels.backends.contract import MEAN, NONE, SUM
 
 from ..kernels import *  # noqa: F403
 from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets

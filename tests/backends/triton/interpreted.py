@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 import multimix_kernels as mk
-from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.backends.triton import config, tune
 from multimix_kernels.backends.triton.draw import as_rows, smallest_keys
 from multimix_kernels.backends.triton.product import round_operand
