@@ -5,12 +5,11 @@ The weights mu (r, n, b) come from `stream.weights`; all arithmetic is in float3
 Memory grows with n: these are the equations of the paper, for checking and for comparing, not for speed.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from ..contract import NONE, SUM, LossOptions, compute_dtype
+from .equations import mixed_targets, probabilities, product, row_losses, shifted, without_masks
 from .stream import weights
 
 
@@ -23,7 +22,7 @@ def mix(values, attention, ignored, draw):
     """Convex combinations mu @ values: (r, b, d) -> (r, n, d)."""
     r, b, _ = values.shape
     dtype = compute_dtype(values.dtype)
-    return _product(sample(b, r, dtype, attention, ignored, draw), values.to(dtype)).to(values.dtype)
+    return product(sample(b, r, dtype, attention, ignored, draw), values.to(dtype)).to(values.dtype)
 
 
 def mix_backward(grad, values, want, attention, ignored, draw):
@@ -67,16 +66,16 @@ def _mixed_cross_entropy(scores, target, options, attention, ignored, draw):
     """Row losses (r, n), and what maps d loss / d rows to the gradients of scores and attention."""
     r, b, c = scores.shape
     dtype = compute_dtype(scores.dtype)
-    s, y = _shifted(scores.to(dtype).contiguous()), _probabilities(target, c, options, dtype)
+    s, y = shifted(scores.to(dtype).contiguous()), probabilities(target, c, options, dtype)
     mu = sample(b, r, dtype, attention, ignored, draw)
-    rows, delta, log_q = _row_losses(_product(mu, s), _mixed_targets(mu, y, target))
+    rows, delta, log_q = row_losses(product(mu, s), mixed_targets(mu, y, target))
 
     def gradients(grad_rows, want):
         g = grad_rows.to(dtype).contiguous().unsqueeze(-1)
         grad_scores = mu.mT @ (g * delta) if want.operand else s.new_empty(0)
         if not want.attention:
             return grad_scores, s.new_empty(0)
-        grad_mu = g * (delta @ _without_masks(s).mT - _without_masks(log_q) @ y.mT)
+        grad_mu = g * (delta @ without_masks(s).mT - without_masks(log_q) @ y.mT)
         return grad_scores, _attention_gradient(grad_mu, mu, attention, ignored, draw)
 
     return rows, gradients
@@ -86,69 +85,19 @@ def _soft_cross_entropy(logits, target, options, attention, ignored, draw):
     """Row losses (r, n), and what maps d loss / d rows to the gradients of logits and attention."""
     r, _, c = logits.shape
     dtype = compute_dtype(logits.dtype)
-    y = _probabilities(target, c, options, dtype)
+    y = probabilities(target, c, options, dtype)
     mu = sample(target.shape[0], r, dtype, attention, ignored, draw)
-    rows, delta, log_q = _row_losses(logits.to(dtype), _mixed_targets(mu, y, target))
+    rows, delta, log_q = row_losses(logits.to(dtype), mixed_targets(mu, y, target))
 
     def gradients(grad_rows, want):
         g = grad_rows.to(dtype).contiguous().unsqueeze(-1)
         grad_logits = (g * delta).contiguous() if want.operand else y.new_empty(0)
         if not want.attention:
             return grad_logits, y.new_empty(0)
-        grad_mu = -g * (_without_masks(log_q) @ y.mT)
+        grad_mu = -g * (without_masks(log_q) @ y.mT)
         return grad_logits, _attention_gradient(grad_mu, mu, attention, ignored, draw)
 
     return rows, gradients
-
-
-def _row_losses(logits: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """H(mixed, softmax(logits)) of each row, its gradient with respect to the logits, and log softmax.
-
-    A sum of terms that are not negative, each with all its digits: neither a common offset of the logits nor a loss
-    near zero cancels any. A class with logit -inf has probability 0, costs nothing where its target is 0 and +inf where
-    it is not, and has no gradient.
-    """
-    log_q = _log_softmax(logits)
-    rows = torch.where(mixed == 0, 0, -mixed * log_q).sum(-1)
-    # mass softmax - mixed, without the difference of two numbers near one.
-    mass = mixed.sum(-1, keepdim=True)
-    delta = (mass - mixed) * log_q.exp() + mixed * log_q.expm1()
-    return rows, delta.masked_fill(log_q == -math.inf, 0), log_q
-
-
-def _log_softmax(logits: Tensor) -> Tensor:
-    """log softmax with small probabilities beside the largest one kept: log1p of the others' sum.
-
-    -inf where the logit is, in rows of nothing else too; NaN in rows with NaN or +inf.
-    """
-    top, at = logits.max(-1, keepdim=True)
-    top = top.masked_fill(top == -math.inf, 0)
-    shifted = logits - top
-    others = shifted.exp().scatter(-1, at, 0).sum(-1, keepdim=True)
-    return shifted - others.log1p() + 0 * top
-
-
-def _shifted(scores: Tensor) -> Tensor:
-    """Scores less the largest of their example, which changes no softmax: mixing them rounds differences only."""
-    top = scores.amax(-1, keepdim=True)
-    return scores - torch.where(top.isfinite(), top, 0)
-
-
-def _without_masks(x: Tensor) -> Tensor:
-    """Zero in the place of -inf: what a mask does to a loss does not depend on the size of a positive weight."""
-    return x.masked_fill(x == -math.inf, 0)
-
-
-def _product(mu: Tensor, x: Tensor) -> Tensor:
-    """mu @ x, where a weight of zero times anything is zero: its example takes no part."""
-    taken = (mu != 0).to(mu.dtype)
-    up, down = (taken @ beyond.to(mu.dtype) > 0 for beyond in (~(x < math.inf), ~(x > -math.inf)))
-    return mu @ torch.where(x.isfinite(), x, 0) + torch.where(up, math.inf, 0) - torch.where(down, math.inf, 0)
-
-
-def _mixed_targets(mu: Tensor, y: Tensor, target: Tensor) -> Tensor:
-    """Mixed probabilities (r, n, c). A label that does not exist makes every row NaN, whatever its weight."""
-    return _product(mu, y) if target.is_floating_point() else mu @ y
 
 
 def _reduce(rows: Tensor, target: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
@@ -161,16 +110,6 @@ def _reduce(rows: Tensor, target: Tensor, options: LossOptions) -> tuple[Tensor,
     if not target.is_floating_point():
         loss = loss.masked_fill((target == options.ignore_index).all(), torch.nan)
     return loss, torch.full_like(rows, 1 / rows.numel())
-
-
-def _probabilities(target: Tensor, c: int, options: LossOptions, dtype: torch.dtype) -> Tensor:
-    """Targets as probabilities (b, c): zero rows for ignored examples, NaN rows for labels that do not exist."""
-    smoothing = options.label_smoothing
-    if target.is_floating_point():
-        return target.to(dtype).contiguous() * (1 - smoothing) + smoothing / c
-    y = (target.unsqueeze(1) == torch.arange(c, device=target.device)).to(dtype) * (1 - smoothing) + smoothing / c
-    y = y.masked_fill(((target < 0) | (target >= c)).unsqueeze(1), torch.nan)
-    return y.masked_fill((target == options.ignore_index).unsqueeze(1), 0)
 
 
 def _attention_gradient(grad_mu, mu, attention, ignored, draw) -> Tensor:
