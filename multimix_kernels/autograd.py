@@ -3,8 +3,8 @@
 A loss that is reduced computes its gradients in the forward pass, where they cost least, and scales them in the
 backward. With reduction "none" the upstream gradients are not known yet: the backward draws the weights again from the
 seed and recomputes. With create_graph the gradients are functions of the inputs in the graph and can be differentiated
-once more, by `second_order`; third derivatives are refused. Compiled graphs are once differentiable, as torch makes them:
-there nothing is saved for second derivatives.
+once more, by `second_order`; third derivatives are refused. Compiled graphs are once differentiable, as torch makes
+them: there nothing is saved for second derivatives.
 """
 
 import torch

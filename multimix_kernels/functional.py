@@ -39,6 +39,10 @@ def multimix_cross_entropy(
     For k = 1...n: lambda_k ~ Dirichlet(alpha_k), and the loss is the mean of
     H(sum_i lambda_ki y_i, softmax(W sum_i lambda_ki z_i + bias)).
 
+    A bias of -inf or finfo.min takes its class away: its probability is 0, at no cost where its mixed target is 0, at
+    infinite cost where it is not (label smoothing puts target on every class), as in
+    `torch.nn.functional.cross_entropy`.
+
     Args:
         input: embeddings z (b, d); float32, bfloat16, float16 or float64.
         target: class indices (b,) int64, or probabilities (b, c).
@@ -95,7 +99,7 @@ def dense_multimix_cross_entropy(
 
     At location j: mu_ki is proportional to a_ij lambda_ki, and the loss is the mean over locations and k of
     H(sum_i mu_ki y_i, softmax(W sum_i mu_ki z_ij + bias)). A row whose every attention is zero uses uniform
-    attention.
+    attention. A bias of -inf takes its class away, as in `multimix_cross_entropy`.
 
     Args:
         input: feature maps z (b, d, *spatial).
@@ -154,6 +158,11 @@ def mixed_cross_entropy(
 
     Weights sum to one, so W z~ + bias = sum_i mu_i (W z_i + bias): mixing the scores of the examples gives the same
     loss as mixing their embeddings, and never sees d.
+
+    A score of -inf or finfo.min says that the class does not exist for the example: mixtures in which this example has
+    weight give the class probability 0, at no cost where its mixed target is 0 and at infinite cost where it is not
+    (label smoothing puts target on every class), as in `torch.nn.functional.cross_entropy`. These scores have no
+    gradient.
 
     Args:
         scores: W z_i + bias, (b, c) or (b, c, *spatial).

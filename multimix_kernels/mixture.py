@@ -70,7 +70,8 @@ class Mixture:
         """Cross-entropy of any head's logits against the mixed targets, which are never written out.
 
         Differentiable in the logits, and in the attention if it requires grad. An example with target ignore_index
-        adds nothing to the targets of the rows that it is mixed into.
+        adds nothing to the targets of the rows that it is mixed into. A logit of -inf gives its class probability 0, at
+        no cost where the mixed target is 0 and at infinite cost where it is not.
 
         Args:
             logits: (n, c) or (n, c, *spatial), from `embeddings`.

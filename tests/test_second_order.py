@@ -78,6 +78,23 @@ def test_any_head(options, reduction, backend, device, best_dtype):
     assert gradgradcheck(loss, leaves)
 
 
+@pytest.mark.parametrize("wanted", ["scores", "attention"])
+def test_one_operand_alone(wanted, backend, device, best_dtype):
+    problem = DENSE.but("", attention="given")
+    operands = {k: v.detach() for k, v in problem.scores(best_dtype, device).items()}
+    lam = problem.lam(backend, best_dtype, device)
+
+    def found(evaluate, dtype):
+        leaves = {k: v.to(dtype).clone().requires_grad_(k == wanted) for k, v in operands.items()}
+        return second_derivatives(evaluate(leaves), {wanted: leaves[wanted]})[wanted]
+
+    assert_as_accurate(
+        found(lambda x: problem.score_loss(x, backend), best_dtype),
+        found(lambda x: problem.plain_loss(x, lam), best_dtype),
+        found(lambda x: problem.plain_loss(x, lam), torch.float64),
+    )
+
+
 def test_rows_without_attention_are_constants(backend, device, best_dtype):
     """Some rows have no attention, and some examples have none in rows that do."""
     problem = DENSE.but("", attention="given", m=2, n=40, soft=True)
@@ -210,7 +227,7 @@ def test_third_derivatives_are_refused(reduction, backend, device):
 
 
 def test_compiled_graphs_refuse(backend, device):
-    """torch says so by itself, in .backward(): of its compiled graphs torch.autograd.grad takes gradients for constants."""
+    """torch says so by itself, in .backward(); its grad takes the gradients of any compiled graph for constants."""
     x = torch.randn(4, 3, device=device, requires_grad=True)
     target = torch.tensor([0, 1, 2, 0], device=device)
     loss = torch.compile(mk.mixed_cross_entropy, fullgraph=True, backend="aot_eager")(
