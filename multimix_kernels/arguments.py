@@ -18,7 +18,10 @@ DTYPES = (*LOW, torch.float64)
 
 
 def _readable(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether x has values that may be read: a fake tensor has none, and a mode (make_fx) may record what is done."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
 def is_integer(x) -> bool:

@@ -1,7 +1,6 @@
 """The result of `multimix`: mixed embeddings, and the weights that made them, by name."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from . import arguments, autograd, ops
@@ -51,7 +50,9 @@ class Mixture:
         y = target
         if not target.is_floating_point():
             known = torch.where((target >= 0) & (target < num_classes), target, num_classes)
-            y = F.one_hot(known, num_classes + 1)[:, :num_classes].float()
+            y = (
+                known.unsqueeze(1) == torch.arange(num_classes, device=target.device)
+            ).float()  # F.one_hot reads values
         elif target.dtype != torch.float64:
             y = target.float()
         y = y.expand(self._locations, -1, -1)
