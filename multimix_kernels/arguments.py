@@ -9,9 +9,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .autograd import REDUCTIONS
 from .backends import LOW
-from .ops import Draw
+from .backends.contract import REDUCTIONS, Draw
 
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 MAX_LOCATIONS = 1 << 24  # the location has 24 bits of a counter word of the weight stream
@@ -19,7 +18,10 @@ DTYPES = (*LOW, torch.float64)
 
 
 def _readable(x: Tensor) -> bool:
-    return x.device.type == "cpu" and not torch.compiler.is_compiling()
+    """Whether x has values that may be read: a fake tensor has none, and a mode (make_fx) may record what is done."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
 def is_integer(x) -> bool:

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import arguments, autograd, backends
+from . import arguments, autograd, backends, ops
 from .attention import ACTIVATIONS, KINDS, attention_map
+from .backends.contract import REDUCTIONS, Draw, LossOptions
 from .mixture import Mixture
-from .ops import OPERATORS, Draw
 
 Alpha = float | tuple[float, float] | Tensor
 
@@ -38,6 +38,10 @@ def multimix_cross_entropy(
 
     For k = 1...n: lambda_k ~ Dirichlet(alpha_k), and the loss is the mean of
     H(sum_i lambda_ki y_i, softmax(W sum_i lambda_ki z_i + bias)).
+
+    A bias of -inf or finfo.min takes its class away: its probability is 0, at no cost where its mixed target is 0, at
+    infinite cost where it is not (label smoothing puts target on every class), as in
+    `torch.nn.functional.cross_entropy`.
 
     Args:
         input: embeddings z (b, d); float32, bfloat16, float16 or float64.
@@ -95,7 +99,7 @@ def dense_multimix_cross_entropy(
 
     At location j: mu_ki is proportional to a_ij lambda_ki, and the loss is the mean over locations and k of
     H(sum_i mu_ki y_i, softmax(W sum_i mu_ki z_ij + bias)). A row whose every attention is zero uses uniform
-    attention.
+    attention. A bias of -inf takes its class away, as in `multimix_cross_entropy`.
 
     Args:
         input: feature maps z (b, d, *spatial).
@@ -155,6 +159,11 @@ def mixed_cross_entropy(
     Weights sum to one, so W z~ + bias = sum_i mu_i (W z_i + bias): mixing the scores of the examples gives the same
     loss as mixing their embeddings, and never sees d.
 
+    A score of -inf or finfo.min says that the class does not exist for the example: mixtures in which this example has
+    weight give the class probability 0, at no cost where its mixed target is 0 and at infinite cost where it is not
+    (label smoothing puts target on every class), as in `torch.nn.functional.cross_entropy`. These scores have no
+    gradient.
+
     Args:
         scores: W z_i + bias, (b, c) or (b, c, *spatial).
         target: class indices (b,) int64, or probabilities (b, c).
@@ -179,7 +188,8 @@ def mixed_cross_entropy(
         arguments.check_attention(attention, b, spatial, scores)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
-        arguments.ignored_examples(target, ignore_index), label_smoothing, ignore_index, reduction, name, draw,
+        arguments.ignored_examples(target, ignore_index),
+        LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(n, *spatial)
 
@@ -255,8 +265,8 @@ def sample_dirichlet(
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
-    sample = OPERATORS[backends.choose(backend, device, dtype).name]["sample"]
-    weights = sample(b, torch.Size(spatial).numel(), dtype, None, None, *draw)
+    name = backends.choose(backend, device, dtype).name
+    weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
     return weights.permute(1, 2, 0).reshape(n, b, *spatial)
 
 
@@ -281,7 +291,7 @@ def _linear_head(
     scores = F.linear(_locations_first(input), weight, bias)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", scores, _flat_attention(attention), target, ignored,
-        label_smoothing, ignore_index, reduction, row.name, draw,
+        LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), row.name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(n, *spatial)
 

@@ -1,11 +1,10 @@
 """The result of `multimix`: mixed embeddings, and the weights that made them, by name."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from . import arguments, autograd
-from .ops import OPERATORS, Draw
+from . import arguments, autograd, ops
+from .backends.contract import REDUCTIONS, Draw, LossOptions
 
 
 class Mixture:
@@ -51,7 +50,9 @@ class Mixture:
         y = target
         if not target.is_floating_point():
             known = torch.where((target >= 0) & (target < num_classes), target, num_classes)
-            y = F.one_hot(known, num_classes + 1)[:, :num_classes].float()
+            y = (
+                known.unsqueeze(1) == torch.arange(num_classes, device=target.device)
+            ).float()  # F.one_hot reads values
         elif target.dtype != torch.float64:
             y = target.float()
         y = y.expand(self._locations, -1, -1)
@@ -70,7 +71,8 @@ class Mixture:
         """Cross-entropy of any head's logits against the mixed targets, which are never written out.
 
         Differentiable in the logits, and in the attention if it requires grad. An example with target ignore_index
-        adds nothing to the targets of the rows that it is mixed into.
+        adds nothing to the targets of the rows that it is mixed into. A logit of -inf gives its class probability 0, at
+        no cost where the mixed target is 0 and at infinite cost where it is not.
 
         Args:
             logits: (n, c) or (n, c, *spatial), from `embeddings`.
@@ -95,16 +97,17 @@ class Mixture:
         rows = logits.reshape(n, c, self._locations).permute(2, 0, 1)
         loss = autograd.cross_entropy(
             "soft_cross_entropy", rows, self._attention, target, self._ignored,
-            label_smoothing, ignore_index, reduction, self._backend, self._draw,
+            LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), self._backend, self._draw,
         )  # fmt: skip
         return loss if reduction != "none" else loss.T.reshape(n, *self._spatial)
 
     def weights(self) -> Tensor:
         """The weights (n, b) or (n, b, *spatial), float32 (float64 for float64 input), for inspection."""
         dtype = torch.float64 if self.embeddings.dtype == torch.float64 else torch.float32
-        sample = OPERATORS[self._backend]["sample"]
         attention = None if self._attention is None else self._attention.detach()
-        weights = sample(self._b, self._locations, dtype, attention, self._ignored, *self._draw)
+        weights = ops.call(
+            self._backend, "sample", self._b, self._locations, dtype, attention, self._ignored, self._draw
+        )
         return self._public(weights)
 
     @property

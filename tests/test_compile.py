@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch._dynamo.testing import CompileCounterWithBackend
 
 import multimix_kernels as mk
 
@@ -121,6 +122,7 @@ def test_marked_dynamic(backend, device):
 
 @pytest.mark.parametrize(("name", "values"), [
     ("n", (5, 9, 30)), ("m", (2, 3, 5)), ("row_offset", (3, 8, 2**40)), ("seed", (1, 2, 2**40, 2**63 - 1)),
+    ("seed", (2**64 - 1, 2**63, -1, -(2**63), 0)),
     ("alpha", (0.7, 1.1, 2.5)), ("label_smoothing", (0.1, 0.2, 0.35)), ("ignore_index", (-1, -2, 3)),
     ("alpha", ((0.5, 1.0), (0.25, 2.0), (0.3, 0.4))),
 ], ids=str)  # fmt: skip
@@ -135,6 +137,22 @@ def test_options_that_change_between_calls(name, values, backend, device):
     compiled = torch.compile(call, fullgraph=True, backend="aot_eager")
     for value in values:
         equal(call(x, value), compiled(x, value), {"x": x})
+
+
+@pytest.mark.parametrize("size", [(), (6,)])
+def test_alpha_as_a_tensor_recompiles_nothing(size, backend, device):
+    """A float is a constant of the graph, a tensor is not."""
+    x = torch.randn(6, 5, device=device, requires_grad=True)
+
+    def call(x, alpha):
+        return mk.mixed_cross_entropy(x, target_for(x), n=5, alpha=alpha, seed=3, backend=backend)
+
+    counter = CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(call, fullgraph=True, backend=counter)
+    for value in (0.5, 0.7, 1.1, 1.3):
+        alpha = torch.full(size, value, device=device)
+        equal(call(x, alpha), compiled(x, alpha), {"x": x})
+    assert counter.frame_count == 1
 
 
 def test_seed_tensor_is_read_at_run_time(backend, device):

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 import multimix_kernels as mk
-from multimix_kernels.backends.reference import operators as reference
-from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.ops import OPERATORS
 
 from ..support import plain
@@ -26,7 +25,7 @@ from ..support.bounds import assert_as_accurate, assert_same_weights
 
 EXPECTED = json.loads((Path(__file__).parent / "reference" / "weight_stream_v1.json").read_text())["cases"]
 NAME = os.environ["MULTIMIX_TESTED_BACKEND"]
-operators = SimpleNamespace(**OPERATORS[NAME])
+operators, reference = (SimpleNamespace(**OPERATORS[name]) for name in (NAME, "reference"))
 FAR = 2**40 + 2**32 - 9  # rows whose low word overflows
 
 

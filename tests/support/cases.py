@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 import multimix_kernels as mk
-from multimix_kernels.ops import OPERATORS, Draw
+from multimix_kernels.backends.contract import Draw
+from multimix_kernels.ops import OPERATORS
 
 from . import oracle
 

@@ -6,7 +6,7 @@ Arguments and results are those of the operators; weights before attention are d
 import torch
 from torch import Tensor
 
-from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.ops import OPERATORS
 
 from . import oracle

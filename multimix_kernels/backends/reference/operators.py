@@ -8,150 +8,115 @@ Memory grows with n: these are the equations of the paper, for checking and for 
 import torch
 from torch import Tensor
 
-from .stream import Draw, weights
-
-NONE, MEAN, SUM = range(3)  # the reductions, as the operators take them
-
-
-def compute_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype of accumulations, losses and saved gradients."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+from ..contract import NONE, SUM, LossOptions, compute_dtype
+from .equations import mixed_targets, probabilities, product, row_losses, shifted, without_masks
+from .stream import weights
 
 
-def sample(b, r, dtype, attention, ignored, *draw):
+def sample(b, r, dtype, attention, ignored, draw):
     """Interpolation weights (r, n, b)."""
-    return weights(Draw(*draw), b, r, attention, ignored).to(dtype)
+    return weights(draw, b, r, attention, ignored).to(dtype)
 
 
-def mix(values, attention, ignored, *draw):
+def mix(values, attention, ignored, draw):
     """Convex combinations mu @ values: (r, b, d) -> (r, n, d)."""
     r, b, _ = values.shape
     dtype = compute_dtype(values.dtype)
-    mu = sample(b, r, dtype, attention, ignored, *draw)
-    return (mu @ _kept(values, ignored).to(dtype)).to(values.dtype)
+    return product(sample(b, r, dtype, attention, ignored, draw), values.to(dtype)).to(values.dtype)
 
 
-def mix_backward(grad, values, want_values, want_attention, attention, ignored, *draw):
+def mix_backward(grad, values, want, attention, ignored, draw):
     """Gradients of `mix` with respect to values (r, b, d) and attention (r, b), in the compute dtype."""
     r, b, _ = values.shape
     dtype = compute_dtype(values.dtype)
-    mu, grad = sample(b, r, dtype, attention, ignored, *draw), grad.to(dtype)
-    grad_values = mu.mT @ grad if want_values else grad.new_empty(0)
-    if not want_attention:
+    mu, grad = sample(b, r, dtype, attention, ignored, draw), grad.to(dtype)
+    grad_values = mu.mT @ grad if want.operand else grad.new_empty(0)
+    if not want.attention:
         return grad_values, grad.new_empty(0)
-    return grad_values, _attention_gradient(grad @ _kept(values, ignored).to(dtype).mT, mu, attention, ignored, draw)
+    return grad_values, _attention_gradient(grad @ values.to(dtype).mT, mu, attention, ignored, draw)
 
 
-def mixed_cross_entropy(
-    scores, target, smoothing, ignore_index, reduction, want_scores, want_attention, attention, ignored, *draw
-):
+def mixed_cross_entropy(scores, target, options, want, attention, ignored, draw):
     """Loss of the mixed scores mu @ scores (r, n, c) against the mixed targets, with its gradients."""
-    rows, gradients = _mixed_cross_entropy(scores, target, smoothing, ignore_index, attention, ignored, draw)
-    loss, grad_rows = _reduce(rows, reduction, target, ignore_index)
-    return loss, *gradients(grad_rows, want_scores, want_attention)
+    rows, gradients = _mixed_cross_entropy(scores, target, options, attention, ignored, draw)
+    loss, grad_rows = _reduce(rows, target, options)
+    return loss, *gradients(grad_rows, want)
 
 
-def mixed_cross_entropy_backward(
-    grad_rows, scores, target, smoothing, ignore_index, want_scores, want_attention, attention, ignored, *draw
-):
+def mixed_cross_entropy_backward(grad_rows, scores, target, options, want, attention, ignored, draw):
     """Gradients of scores (r, b, c) and attention (r, b) for given d loss / d rows (r, n)."""
-    _, gradients = _mixed_cross_entropy(scores, target, smoothing, ignore_index, attention, ignored, draw)
-    return gradients(grad_rows, want_scores, want_attention)
+    _, gradients = _mixed_cross_entropy(scores, target, options, attention, ignored, draw)
+    return gradients(grad_rows, want)
 
 
-def soft_cross_entropy(
-    logits, target, smoothing, ignore_index, reduction, want_logits, want_attention, attention, ignored, *draw
-):
+def soft_cross_entropy(logits, target, options, want, attention, ignored, draw):
     """Loss of any head's logits (r, n, c) against the mixed targets, with its gradients."""
-    rows, gradients = _soft_cross_entropy(logits, target, smoothing, ignore_index, attention, ignored, draw)
-    loss, grad_rows = _reduce(rows, reduction, target, ignore_index)
-    return loss, *gradients(grad_rows, want_logits, want_attention)
+    rows, gradients = _soft_cross_entropy(logits, target, options, attention, ignored, draw)
+    loss, grad_rows = _reduce(rows, target, options)
+    return loss, *gradients(grad_rows, want)
 
 
-def soft_cross_entropy_backward(
-    grad_rows, logits, target, smoothing, ignore_index, want_logits, want_attention, attention, ignored, *draw
-):
+def soft_cross_entropy_backward(grad_rows, logits, target, options, want, attention, ignored, draw):
     """Gradients of logits (r, n, c) and attention (r, b) for given d loss / d rows (r, n)."""
-    _, gradients = _soft_cross_entropy(logits, target, smoothing, ignore_index, attention, ignored, draw)
-    return gradients(grad_rows, want_logits, want_attention)
+    _, gradients = _soft_cross_entropy(logits, target, options, attention, ignored, draw)
+    return gradients(grad_rows, want)
 
 
-def _mixed_cross_entropy(scores, target, smoothing, ignore_index, attention, ignored, draw):
+def _mixed_cross_entropy(scores, target, options, attention, ignored, draw):
     """Row losses (r, n), and what maps d loss / d rows to the gradients of scores and attention."""
     r, b, c = scores.shape
     dtype = compute_dtype(scores.dtype)
-    s, y = _kept(scores, ignored).to(dtype), _probabilities(target, c, smoothing, ignore_index, dtype)
-    mu = sample(b, r, dtype, attention, ignored, *draw)
-    rows, delta, log_q = _row_losses(mu @ s, mu @ y)
+    s, y = shifted(scores.to(dtype).contiguous()), probabilities(target, c, options, dtype)
+    mu = sample(b, r, dtype, attention, ignored, draw)
+    rows, delta, log_q = row_losses(product(mu, s), mixed_targets(mu, y, target))
 
-    def gradients(grad_rows, want_scores, want_attention):
-        g = grad_rows.to(dtype).unsqueeze(-1)
-        grad_scores = mu.mT @ (g * delta) if want_scores else s.new_empty(0)
-        if not want_attention:
+    def gradients(grad_rows, want):
+        g = grad_rows.to(dtype).contiguous().unsqueeze(-1)
+        grad_scores = mu.mT @ (g * delta) if want.operand else s.new_empty(0)
+        if not want.attention:
             return grad_scores, s.new_empty(0)
-        grad_mu = g * (delta @ s.mT - log_q @ y.mT)
+        grad_mu = g * (delta @ without_masks(s).mT - without_masks(log_q) @ y.mT)
         return grad_scores, _attention_gradient(grad_mu, mu, attention, ignored, draw)
 
     return rows, gradients
 
 
-def _soft_cross_entropy(logits, target, smoothing, ignore_index, attention, ignored, draw):
+def _soft_cross_entropy(logits, target, options, attention, ignored, draw):
     """Row losses (r, n), and what maps d loss / d rows to the gradients of logits and attention."""
     r, _, c = logits.shape
     dtype = compute_dtype(logits.dtype)
-    y = _probabilities(target, c, smoothing, ignore_index, dtype)
-    mu = sample(target.shape[0], r, dtype, attention, ignored, *draw)
-    rows, delta, log_q = _row_losses(logits.to(dtype), mu @ y)
+    y = probabilities(target, c, options, dtype)
+    mu = sample(target.shape[0], r, dtype, attention, ignored, draw)
+    rows, delta, log_q = row_losses(logits.to(dtype), mixed_targets(mu, y, target))
 
-    def gradients(grad_rows, want_logits, want_attention):
-        g = grad_rows.to(dtype).unsqueeze(-1)
-        grad_logits = (g * delta).contiguous() if want_logits else y.new_empty(0)
-        if not want_attention:
+    def gradients(grad_rows, want):
+        g = grad_rows.to(dtype).contiguous().unsqueeze(-1)
+        grad_logits = (g * delta).contiguous() if want.operand else y.new_empty(0)
+        if not want.attention:
             return grad_logits, y.new_empty(0)
-        return grad_logits, _attention_gradient(-g * (log_q @ y.mT), mu, attention, ignored, draw)
+        grad_mu = -g * (without_masks(log_q) @ y.mT)
+        return grad_logits, _attention_gradient(grad_mu, mu, attention, ignored, draw)
 
     return rows, gradients
 
 
-def _row_losses(logits: Tensor, mixed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """H(mixed, softmax(logits)) of each row, its gradient with respect to the logits, and log softmax."""
-    log_q = torch.log_softmax(logits, -1)
-    delta = mixed.sum(-1, keepdim=True) * log_q.exp() - mixed
-    # A class with score -inf costs nothing where its target is zero.
-    return -torch.where(mixed == 0, 0, mixed * log_q).sum(-1), delta, log_q
-
-
-def _reduce(rows: Tensor, reduction: int, target: Tensor, ignore_index: int) -> tuple[Tensor, Tensor]:
+def _reduce(rows: Tensor, target: Tensor, options: LossOptions) -> tuple[Tensor, Tensor]:
     """The loss, and d loss / d rows. The mean is NaN if every example is ignored, as in F.cross_entropy."""
-    if reduction == NONE:
+    if options.reduction == NONE:
         return rows, torch.ones_like(rows)
-    if reduction == SUM:
+    if options.reduction == SUM:
         return rows.sum(), torch.ones_like(rows)
     loss = rows.mean()
     if not target.is_floating_point():
-        loss = loss.masked_fill((target == ignore_index).all(), torch.nan)
+        loss = loss.masked_fill((target == options.ignore_index).all(), torch.nan)
     return loss, torch.full_like(rows, 1 / rows.numel())
-
-
-def _probabilities(target: Tensor, c: int, smoothing: float, ignore_index: int, dtype: torch.dtype) -> Tensor:
-    """Targets as probabilities (b, c): zero rows for ignored examples, NaN rows for labels that do not exist."""
-    if target.is_floating_point():
-        return target.to(dtype) * (1 - smoothing) + smoothing / c
-    y = (target.unsqueeze(1) == torch.arange(c, device=target.device)).to(dtype) * (1 - smoothing) + smoothing / c
-    y = y.masked_fill(((target < 0) | (target >= c)).unsqueeze(1), torch.nan)
-    return y.masked_fill((target == ignore_index).unsqueeze(1), 0)
-
-
-def _kept(x: Tensor, ignored: Tensor | None) -> Tensor:
-    """x (r, b, ...) without what ignored examples hold: NaN there must not reach a sum."""
-    return x if ignored is None else x.masked_fill(ignored.view(1, -1, 1), 0)
 
 
 def _attention_gradient(grad_mu, mu, attention, ignored, draw) -> Tensor:
     """d loss / d a (r, b), from d loss / d mu (r, n, b), where mu_i = a_i lambda_i / sum_j a_j lambda_j."""
     r, _, b = mu.shape
-    plain = weights(Draw(*draw), b, r, None, ignored)
+    plain = weights(draw, b, r, None, ignored)
     sigma = (plain * attention.double().unsqueeze(1)).sum(-1, keepdim=True)
-    centred = grad_mu - (mu * grad_mu).sum(-1, keepdim=True)
-    # A row without attention was drawn with uniform attention, a constant.
-    return torch.where(sigma > 0, plain / sigma * centred, 0).sum(1).to(mu.dtype)
+    centred = grad_mu - torch.where(mu == 0, 0, mu * grad_mu).sum(-1, keepdim=True)
+    # A row without attention was drawn with uniform attention, a constant. An example that was not drawn may be NaN.
+    return torch.where((sigma > 0) & (plain > 0), plain / sigma * centred, 0).sum(1).to(mu.dtype)

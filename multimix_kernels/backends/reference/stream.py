@@ -8,26 +8,15 @@ gamma variates from Marsaglia and Tsang, "A simple method for generating gamma v
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from ..contract import Draw
+
 GAMMA, CONCENTRATION, SUBSET = 0, 1, 2
 MAX_ATTEMPTS = 16
 _WORD = 0xFFFFFFFF
-
-
-class Draw(NamedTuple):
-    """What names a draw of weights; the last arguments of every operator, in this order."""
-
-    seed: Tensor  # int64 (1,), the 64-bit key
-    alpha: Tensor | None  # concentrations (b,), or None: alpha ~ Uniform[low, high] for each row
-    n: int  # rows per location
-    m: int  # examples in each row
-    low: float
-    high: float
-    row_offset: int  # rows row_offset ... row_offset + n - 1 of the stream
 
 
 def philox(counter: list[Tensor], key: tuple[Tensor, Tensor]) -> list[Tensor]:

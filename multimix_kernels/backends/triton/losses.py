@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from ..reference.operators import MEAN, NONE
-from ..reference.stream import Draw
+from ..contract import MEAN, NONE
 from . import config, mixed_large, mixed_many, mixed_small
 from .prepare import finish
 from .sample import Sampler
@@ -31,29 +30,26 @@ def _run(kernel, operand, target: Target, want, attention, ignored, draw, rows, 
     return tuned(kernel.__module__ + kernel.__name__, operand, b, draw.n, flags, run)
 
 
-def forward(kernel, operand, target, smoothing, ignore_index, reduction, want, attention, ignored, draw):
+def forward(kernel, operand, target, options, want, attention, ignored, draw):
     """The loss and its gradients."""
-    draw = Draw(*draw)
-    prepared = Target(target, operand.shape[2], smoothing, ignore_index)
-    rows = _new(operand, (operand.shape[0], draw.n)) if reduction == NONE else None
-    scale = 1 / (operand.shape[0] * draw.n) if reduction == MEAN else 1.0
+    prepared = Target(target, operand.shape[2], options.label_smoothing, options.ignore_index)
+    rows = _new(operand, (operand.shape[0], draw.n)) if options.reduction == NONE else None
+    scale = 1 / (operand.shape[0] * draw.n) if options.reduction == MEAN else 1.0
     sums, mass, *gradients = _run(kernel, operand, prepared, want, attention, ignored, draw, rows, None, scale)
     if rows is not None:
         return rows, *gradients
     # As in F.cross_entropy the mean is NaN if every example is ignored.
-    checked = mass if reduction == MEAN and prepared.by_label else None
+    checked = mass if options.reduction == MEAN and prepared.by_label else None
     with config.on_device(operand):
         loss = finish(sums, scale, checked, prepared.values.shape[0])
     return loss, *gradients
 
 
-def backward(kernel, grad_rows, operand, target, smoothing, ignore_index, want, attention, ignored, draw):
+def backward(kernel, grad_rows, operand, target, options, want, attention, ignored, draw):
     """The gradients for given d loss / d rows (r, n)."""
-    prepared = Target(target, operand.shape[2], smoothing, ignore_index)
+    prepared = Target(target, operand.shape[2], options.label_smoothing, options.ignore_index)
     upstream = Upstream(grad_rows)
-    _, _, *gradients = _run(
-        kernel, operand, prepared, want, attention, ignored, Draw(*draw), None, upstream, upstream.scale
-    )
+    _, _, *gradients = _run(kernel, operand, prepared, want, attention, ignored, draw, None, upstream, upstream.scale)
     return tuple(gradients)
 
 

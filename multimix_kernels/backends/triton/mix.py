@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..reference.stream import Draw
+from ..contract import Draw
 from . import config
 from .mixed_large import mix_columns
 from .prepare import load_padded

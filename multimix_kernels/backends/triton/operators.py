@@ -1,64 +1,52 @@
 """The operators; what needs Triton is imported by the first call."""
 
 
-def sample(b, r, dtype, attention, ignored, *draw):
+def sample(b, r, dtype, attention, ignored, draw):
     """Interpolation weights (r, n, b)."""
     from .sample import sample
 
     return sample(b, r, dtype, attention, ignored, *draw)
 
 
-def mix(values, attention, ignored, *draw):
+def mix(values, attention, ignored, draw):
     """Convex combinations mu @ values: (r, b, d) -> (r, n, d)."""
     from .mix import mix
 
     return mix(values, attention, ignored, draw)
 
 
-def mix_backward(grad, values, want_values, want_attention, attention, ignored, *draw):
+def mix_backward(grad, values, want, attention, ignored, draw):
     """Gradients of `mix` with respect to values (r, b, d) and attention (r, b), in float32."""
     from .mix import mix_backward
 
-    return mix_backward(grad, values, want_values, want_attention, attention, ignored, draw)
+    return mix_backward(grad, values, want.operand, want.attention, attention, ignored, draw)
 
 
-def mixed_cross_entropy(
-    scores, target, smoothing, ignore_index, reduction, want_scores, want_attention, attention, ignored, *draw
-):
+def mixed_cross_entropy(scores, target, options, want, attention, ignored, draw):
     """Loss of the mixed scores mu @ scores (r, n, c) against the mixed targets, with its gradients."""
     from .losses import forward, mixed
 
-    want = want_scores, want_attention
-    return forward(mixed, scores, target, smoothing, ignore_index, reduction, want, attention, ignored, draw)
+    return forward(mixed, scores, target, options, want, attention, ignored, draw)
 
 
-def mixed_cross_entropy_backward(
-    grad_rows, scores, target, smoothing, ignore_index, want_scores, want_attention, attention, ignored, *draw
-):
+def mixed_cross_entropy_backward(grad_rows, scores, target, options, want, attention, ignored, draw):
     """Gradients of scores (r, b, c) and attention (r, b) for given d loss / d rows (r, n)."""
     from .losses import backward, mixed
 
-    want = want_scores, want_attention
-    return backward(mixed, grad_rows, scores, target, smoothing, ignore_index, want, attention, ignored, draw)
+    return backward(mixed, grad_rows, scores, target, options, want, attention, ignored, draw)
 
 
-def soft_cross_entropy(
-    logits, target, smoothing, ignore_index, reduction, want_logits, want_attention, attention, ignored, *draw
-):
+def soft_cross_entropy(logits, target, options, want, attention, ignored, draw):
     """Loss of any head's logits (r, n, c) against the mixed targets, with its gradients."""
     from .losses import forward
     from .soft import launch
 
-    want = want_logits, want_attention
-    return forward(launch, logits, target, smoothing, ignore_index, reduction, want, attention, ignored, draw)
+    return forward(launch, logits, target, options, want, attention, ignored, draw)
 
 
-def soft_cross_entropy_backward(
-    grad_rows, logits, target, smoothing, ignore_index, want_logits, want_attention, attention, ignored, *draw
-):
+def soft_cross_entropy_backward(grad_rows, logits, target, options, want, attention, ignored, draw):
     """Gradients of logits (r, n, c) and attention (r, b) for given d loss / d rows (r, n)."""
     from .losses import backward
     from .soft import launch
 
-    want = want_logits, want_attention
-    return backward(launch, grad_rows, logits, target, smoothing, ignore_index, want, attention, ignored, draw)
+    return backward(launch, grad_rows, logits, target, options, want, attention, ignored, draw)

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..reference.stream import Draw
+from ..contract import Draw
 from . import config
 from .draw import as_rows, draw_tile, row_sum
 from .product import round_operand

@@ -11,12 +11,18 @@ import pytest
 import torch
 
 import multimix_kernels as mk
-from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+from multimix_kernels.backends.contract import MEAN, NONE, SUM
 
+from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
 from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
 
 LIBRARY = ctypes.CDLL(os.environ["MULTIMIX_CUDA_SIMT"])
+
+
+@pytest.fixture
+def backend():
+    return NAME
 
 
 @pytest.fixture(params=["small", "large"])

@@ -13,7 +13,14 @@ from tests.simt import build
 ROOT = Path(__file__).resolve().parents[3]
 CUDA = ROOT / "csrc" / "cuda"
 TORCH = Path(torch.__file__).parent
-SHARED = ("test_ops.py", "test_mixture.py", "test_functional.py", "test_autograd.py", "test_special_values.py")
+SHARED = (
+    "test_ops.py",
+    "test_mixture.py",
+    "test_functional.py",
+    "test_autograd.py",
+    "test_special_values.py",
+    "test_second_order.py",
+)
 
 pytestmark = pytest.mark.skipif(
     not CUDA.is_dir() or build.find_compiler() is None, reason="there is no C++ compiler, or no source"

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 import multimix_kernels as mk
+from multimix_kernels.backends.contract import Draw
 from multimix_kernels.backends.reference import stream
-from multimix_kernels.ops import OPERATORS, Draw
+from multimix_kernels.ops import OPERATORS
 
 from ...support import stream as independent
 from ...support.bounds import assert_close, assert_same_weights

@@ -13,6 +13,7 @@ from scipy import stats
 from scipy.special import betainc, gammainc, gammaln
 
 import multimix_kernels as mk
+from multimix_kernels.backends.contract import Draw
 from multimix_kernels.backends.reference import stream
 
 FALSE_ALARM = 1e-6
@@ -75,7 +76,7 @@ def test_uniform():
 
 
 def test_concentration_is_uniform():
-    draw = stream.Draw(SEED, None, 1, 1, 0.5, 2.0, 0)
+    draw = Draw(SEED, None, 1, 1, 0.5, 2.0, 0)
     alpha = stream.concentration(draw, torch.arange(50_000), torch.tensor(0)).numpy()
     assert alpha.min() > 0.5
     assert alpha.max() <= 2.0

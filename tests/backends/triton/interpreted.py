@@ -11,13 +11,14 @@ import triton
 import triton.language as tl
 
 import multimix_kernels as mk
-from multimix_kernels.backends.reference.operators import MEAN, NONE, SUM
+from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.backends.triton import config, tune
 from multimix_kernels.backends.triton.draw import as_rows, smallest_keys
 from multimix_kernels.backends.triton.product import round_operand
 
+from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
-from ..kernels import attention_of, compare, draw_of, operators, randn, targets
+from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
 
 
 @triton.jit
@@ -34,6 +35,11 @@ def equal_keys_kernel(out_ptr, m, E: tl.constexpr, R: tl.constexpr, C: tl.conste
 def tf32_kernel(x_ptr, out_ptr):
     at = tl.arange(0, 4)
     tl.store(out_ptr + at, round_operand(tl.load(x_ptr + at), "tf32"))
+
+
+@pytest.fixture
+def backend():
+    return NAME
 
 
 REGIMES = ("small", "large", "many", "large in place", "many in place")

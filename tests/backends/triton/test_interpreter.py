@@ -9,7 +9,16 @@ from pathlib import Path
 
 import pytest
 
-SHARED = ("special_values", "modules", "autograd", "functional_semantics", "mixture", "ops", "functional")
+SHARED = (
+    "special_values",
+    "modules",
+    "autograd",
+    "functional_semantics",
+    "mixture",
+    "ops",
+    "functional",
+    "second_order",
+)
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("triton") is None, reason="the package triton is not installed"
