@@ -5,6 +5,8 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from . import arguments
+from .attention import ACTIVATIONS, KINDS
 from .functional import Alpha, dense_multimix_cross_entropy, multimix_cross_entropy
 
 
@@ -18,8 +20,14 @@ class MultiMixHead(nn.Linear):
         dense: inputs are feature maps (b, d, *spatial), mixed at every location; logits are of their mean over the
             locations. Otherwise inputs are (b, d).
         n, m, alpha, label_smoothing, ignore_index, backend: as in `multimix_cross_entropy`.
+        clamp_m: mix all examples of a mini-batch that has fewer than m, as the last one of an epoch may; otherwise
+            that is an error.
         attention, attention_activation, attention_grad: as in `dense_multimix_cross_entropy`; with dense only.
+            attention is one of the names.
         device, dtype: of the parameters.
+
+    Raises:
+        ValueError, TypeError: naming the argument, here for all that does not depend on the inputs.
     """
 
     def __init__(
@@ -31,6 +39,7 @@ class MultiMixHead(nn.Linear):
         dense: bool = False,
         n: int = 1000,
         m: int | None = None,
+        clamp_m: bool = False,
         alpha: Alpha = (0.5, 2.0),
         attention: str = "gap",
         attention_activation: str = "relu",
@@ -41,8 +50,15 @@ class MultiMixHead(nn.Linear):
         device=None,
         dtype=None,
     ) -> None:
+        n, m = arguments.check_rows(n), arguments.check_subset(m, None)
+        arguments.check_alpha(alpha, None, None)
+        label_smoothing = arguments.check_loss_options(label_smoothing, "mean")
+        ignore_index = arguments.check_ignore_index(ignore_index)
+        arguments.check_choice(attention, "attention", KINDS)
+        arguments.check_choice(attention_activation, "attention_activation", ACTIVATIONS)
+        arguments.check_backend(backend)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.dense = dense
+        self.dense, self.clamp_m = dense, clamp_m
         self.mix_options: dict[str, Any] = dict(n=n, m=m, backend=backend)
         if isinstance(alpha, Tensor):
             self.register_buffer("alpha", alpha, persistent=False)  # moves with the module, is not in its state_dict
@@ -55,14 +71,33 @@ class MultiMixHead(nn.Linear):
 
     def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
         """Logits (b, c); with a target (b,) or (b, c), the loss, a scalar."""
+        self._check_shape(input, target is not None)
         if target is not None and self.training:
-            loss, options = multimix_cross_entropy, {}
+            loss, options = multimix_cross_entropy, self.mix_options | self.loss_options
             if self.dense:
-                loss, options = dense_multimix_cross_entropy, self.attention_options
-            options = options | self.mix_options | self.loss_options
+                loss, options = dense_multimix_cross_entropy, self.attention_options | options
+            if self.clamp_m and options["m"] is not None:
+                options["m"] = min(options["m"], input.shape[0])
             return loss(input, target, self.weight, self.bias, alpha=self.alpha, **options)
         logits = super().forward(input.flatten(2).mean(2) if self.dense and input.dim() > 2 else input)
-        return logits if target is None else F.cross_entropy(logits, target, **self.loss_options)
+        if target is None:
+            return logits
+        b, c = logits.shape
+        target = arguments.check_target(target, b, c, logits.device, self.loss_options["ignore_index"])
+        return F.cross_entropy(logits, target, **self.loss_options)
+
+    def _check_shape(self, input: Tensor, loss: bool) -> None:
+        """Without a target, a head that is not dense takes what `nn.Linear` takes: (..., d)."""
+        arguments.check_tensor(input, "input", "a Tensor")
+        d = self.in_features
+        if self.dense and (input.dim() < 2 or input.shape[1] != d):
+            raise ValueError(f"input: expected shape (b, {d}, *spatial), got {tuple(input.shape)}")
+        if not self.dense and (input.shape[-1:] != (d,) or (loss and input.dim() != 2)):
+            expected = f"(b, {d})" if loss else f"(..., {d})"
+            raise ValueError(
+                f"input: expected shape {expected}, got {tuple(input.shape)}; "
+                f"feature maps (b, {d}, *spatial) need MultiMixHead(dense=True)"
+            )
 
     def extra_repr(self) -> str:
         """Arguments that differ from those of `nn.Linear`."""
