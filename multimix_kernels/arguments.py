@@ -87,8 +87,11 @@ def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     return weight.flatten(1)
 
 
-def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_index: int) -> Tensor:
-    """Class indices (b,) as int64, from any integer dtype, or probabilities (b, c)."""
+def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_index: int | None) -> Tensor:
+    """Class indices (b,) as int64, from any integer dtype, or probabilities (b, c).
+
+    Without an ignore_index the values of the indices are not checked.
+    """
 
     # A function, because torch.compile does not format symbolic sizes; it is called only for an error.
     def accepted() -> str:
@@ -111,7 +114,7 @@ def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_in
     if target.dim() == 2:
         return target
     target = target.to(torch.int64)
-    if _readable(target):
+    if ignore_index is not None and _readable(target):
         _check_labels(target, c, ignore_index)
     return target
 
@@ -258,12 +261,17 @@ def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tens
     return None, min(max(low, ALPHA_MIN), ALPHA_MAX), min(max(high, ALPHA_MIN), ALPHA_MAX)
 
 
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """A generator on the device of the operands, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(f"generator: expected a generator on {device} like input, got {generator.device}")
+
+
 def _seed(seed, generator: torch.Generator | None, device: torch.device) -> Tensor:
     if seed is None:
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
-        if generator is not None and generator.device.type != device.type:
-            raise ValueError(f"generator: expected a generator on {device} like input, got {generator.device}")
+        check_generator(generator, device)
         drawn = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
         return drawn if generator is not None else _of_this_rank(drawn)
     if generator is not None:
