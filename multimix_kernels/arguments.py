@@ -82,7 +82,7 @@ def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
             raise ValueError(f"{name}: expected device {x.device} like input, got {parameter.device}")
         if parameter.dtype not in DTYPES:
             raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, got {parameter.dtype}")
-        if parameter.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if parameter.dtype != x.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
             raise TypeError(f"{name}: expected dtype {x.dtype} like input (or use autocast), got {parameter.dtype}")
     return weight.flatten(1)
 

@@ -1,5 +1,7 @@
 """Attention maps of Dense MultiMix, in plain PyTorch and differentiable."""
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor
 
@@ -46,7 +48,8 @@ def attention_map(
     if kind == "uniform":
         return torch.full_like(input[:, 0], 1 / z.shape[2])
     u = z.mean(2) if kind == "gap" else _class_directions(z, weight, target)
-    with torch.autocast(z.device.type, enabled=False):
+    # Device "meta" has no autocast to turn off.
+    with nullcontext() if z.is_meta else torch.autocast(z.device.type, enabled=False):
         activations = torch.matmul(u.to(dtype).unsqueeze(1), z).squeeze(1)
     if activation == "softmax":
         attention = torch.softmax(activations, 1)
