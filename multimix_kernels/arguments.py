@@ -1,20 +1,26 @@
 """Checks of the public functions' arguments. Every error names the argument, what was wrong, and what is accepted.
 
 Values inside tensors are read on the CPU only: on a GPU that would stall the stream, and there a label out of range
-makes the loss NaN. In a compiled graph nothing is read; the operators of the CPU check again.
+makes the loss NaN. In a compiled graph nothing is read; the operators of the CPU check again. On device "meta", where
+tensors have no values, shapes are propagated.
 """
 
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from .backends import LOW
+from .backends import LOW, TABLE
 from .backends.contract import REDUCTIONS, Draw
+from .scalars import as_float, as_integer
 
 ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 MAX_LOCATIONS = 1 << 24  # the location has 24 bits of a counter word of the weight stream
 DTYPES = (*LOW, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # of class indices
+ROUNDING = 2.0**-23  # relative distance to a bound at which float32 cannot tell a number from it
+RANK = 0x9E3779B97F4A7C15  # odd, so that the seeds of all ranks differ
 
 
 def _readable(x: Tensor) -> bool:
@@ -24,16 +30,19 @@ def _readable(x: Tensor) -> bool:
     return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
-def is_integer(x) -> bool:
-    """Whether x is an int (bool is not), perhaps a symbolic one."""
-    return isinstance(x, (int, torch.SymInt)) and not isinstance(x, bool)
+def check_tensor(x, name: str, expected: str) -> None:
+    """A Tensor whose elements are stored one by one, in memory of its own shape."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{name}: expected {expected}, got {type(x).__name__}")
+    if x.is_nested or x.layout != torch.strided:
+        kind = "a nested Tensor" if x.is_nested else f"a Tensor of layout {x.layout}"
+        raise TypeError(f"{name}: expected {expected} that is dense (torch.strided), got {kind}")
 
 
 def check_input(x: Tensor, name: str, *, dense: bool) -> None:
     """A floating-point tensor (b, d), or (b, d, *spatial) if dense, with no empty dimension."""
     expected = "(b, d, *spatial)" if dense else "(b, d)"
-    if not isinstance(x, Tensor):
-        raise TypeError(f"{name}: expected a Tensor {expected}, got {type(x).__name__}")
+    check_tensor(x, name, f"a Tensor {expected}")
     if x.dtype not in DTYPES:
         raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, got {x.dtype}")
     if x.dim() < 2 or (x.dim() > 2 and not dense):
@@ -45,26 +54,27 @@ def check_input(x: Tensor, name: str, *, dense: bool) -> None:
         raise ValueError(f"{name}: at most {MAX_LOCATIONS} spatial locations, got {x.shape[2:].numel()}")
 
 
-def check_spatial(spatial: Sequence[int]) -> None:
+def check_spatial(spatial: Sequence[int]) -> tuple[int, ...]:
     """A tuple of positive ints."""
-    if not isinstance(spatial, (tuple, list)) or not all(is_integer(size) for size in spatial):
+    if not isinstance(spatial, (tuple, list)):
         raise TypeError(f"spatial: expected a tuple of ints, got {spatial!r}")
+    spatial = tuple(as_integer(size, "spatial", "a tuple of ints") for size in spatial)
     if any(size < 1 for size in spatial) or torch.Size(spatial).numel() > MAX_LOCATIONS:
         raise ValueError(f"spatial: expected positive sizes, {MAX_LOCATIONS} locations at most, got {spatial}")
+    return spatial
 
 
 def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """The weight as (c, d): that of a linear layer, or of a convolution with kernel size 1."""
-    if not isinstance(weight, Tensor):
-        raise TypeError(f"weight: expected a Tensor (c, d), got {type(weight).__name__}")
+    check_tensor(weight, "weight", "a Tensor (c, d)")
     if weight.dim() < 2 or any(size != 1 for size in weight.shape[2:]) or weight.shape[0] == 0:
         raise ValueError(f"weight: expected shape (c, d), or (c, d, 1, ...), got {tuple(weight.shape)}")
     if weight.shape[1] != x.shape[1]:
         raise ValueError(
             f"weight: expected {x.shape[1]} columns to match input {tuple(x.shape)}, got {weight.shape[1]}"
         )
-    if bias is not None and not isinstance(bias, Tensor):
-        raise TypeError(f"bias: expected a Tensor (c,) or None, got {type(bias).__name__}")
+    if bias is not None:
+        check_tensor(bias, "bias", "a Tensor (c,) or None")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},) to match weight, got {tuple(bias.shape)}")
     for name, parameter in (("weight", weight), ("bias", bias)):
@@ -72,13 +82,18 @@ def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
             continue
         if parameter.device != x.device:
             raise ValueError(f"{name}: expected device {x.device} like input, got {parameter.device}")
-        if parameter.dtype != x.dtype and not torch.is_autocast_enabled(x.device.type):
+        if parameter.dtype not in DTYPES:
+            raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, got {parameter.dtype}")
+        if parameter.dtype != x.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
             raise TypeError(f"{name}: expected dtype {x.dtype} like input (or use autocast), got {parameter.dtype}")
     return weight.flatten(1)
 
 
-def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_index: int) -> Tensor:
-    """Class indices (b,) int64, or probabilities (b, c)."""
+def check_target(target: Tensor, b: int, c: int | str, device: torch.device, ignore_index: int | None) -> Tensor:
+    """Class indices (b,) as int64, from any integer dtype, or probabilities (b, c).
+
+    Without an ignore_index the values of the indices are not checked, and c may be a name.
+    """
 
     # A function, because torch.compile does not format symbolic sizes; it is called only for an error.
     def accepted() -> str:
@@ -86,11 +101,11 @@ def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_in
 
     if not isinstance(target, Tensor):
         raise TypeError(f"target: expected {accepted()}, got {type(target).__name__}")
-    if not is_integer(ignore_index):
-        raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")
-    if target.dim() == 2 and not target.is_floating_point():
-        raise TypeError(f"target: expected {accepted()}; probabilities have a floating-point dtype, got {target.dtype}")
-    if target.dim() != 2 and target.dtype != torch.int64:
+    check_tensor(target, "target", "a Tensor")
+    if target.dim() == 2 and target.dtype not in DTYPES:
+        wanted = "probabilities are float32, bfloat16, float16 or float64"
+        raise TypeError(f"target: expected {accepted()}; {wanted}, got {target.dtype}")
+    if target.dim() != 2 and target.dtype not in INTEGERS:
         raise TypeError(f"target: expected {accepted()}, got {target.dtype} of shape {tuple(target.shape)}")
     if target.shape != ((b, c) if target.dim() == 2 else (b,)):
         raise ValueError(f"target: expected {accepted()}, got shape {tuple(target.shape)}")
@@ -98,12 +113,15 @@ def check_target(target: Tensor, b: int, c: int, device: torch.device, ignore_in
         raise ValueError(f"target: expected device {device} like input, got {target.device}")
     if target.requires_grad:
         raise ValueError("target: must not require grad; pass target.detach()")
-    if target.dim() == 1 and _readable(target):
+    if target.dim() == 2:
+        return target
+    target = target.to(torch.int64)
+    if ignore_index is not None and _readable(target):
         _check_labels(target, c, ignore_index)
     return target
 
 
-def _check_labels(target: Tensor, c: int, ignore_index: int) -> None:
+def _check_labels(target: Tensor, c: int | str, ignore_index: int) -> None:
     low, high = torch.aminmax(target)
     if low.item() >= 0 and high.item() < c:
         return
@@ -119,10 +137,9 @@ def ignored_examples(target: Tensor, ignore_index: int) -> Tensor | None:
 
 def check_attention(attention: Tensor, b: int, spatial: Sequence[int], x: Tensor) -> None:
     """Non-negative weights (b, *spatial)."""
-    if not isinstance(attention, Tensor):
-        raise TypeError(f"attention: expected a Tensor (b, *spatial), got {type(attention).__name__}")
-    if not attention.is_floating_point():
-        raise TypeError(f"attention: expected a floating-point dtype, got {attention.dtype}")
+    check_tensor(attention, "attention", "a Tensor (b, *spatial)")
+    if attention.dtype not in DTYPES:
+        raise TypeError(f"attention: expected float32, bfloat16, float16 or float64, got {attention.dtype}")
     if attention.shape != (b, *spatial):
         raise ValueError(f"attention: expected shape {(b, *spatial)}, got {tuple(attention.shape)}")
     if attention.device != x.device:
@@ -133,12 +150,59 @@ def check_attention(attention: Tensor, b: int, spatial: Sequence[int], x: Tensor
             raise ValueError("attention: expected finite values that are not negative, got others")
 
 
-def check_loss_options(label_smoothing: float, reduction: str) -> None:
-    """Label smoothing in [0, 1], and a known reduction."""
-    if not isinstance(label_smoothing, (int, float)) or not 0 <= label_smoothing <= 1:
+def check_loss_options(label_smoothing: float, reduction: str) -> float:
+    """Label smoothing in [0, 1], and a known reduction. Returns the label smoothing as a float."""
+    number = as_float(label_smoothing)
+    if number is None or not 0 <= number <= 1:
         raise ValueError(f"label_smoothing: expected a float in [0, 1], got {label_smoothing!r}")
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
+    return number
+
+
+def check_ignore_index(ignore_index: int) -> int:
+    """An int of 64 bits."""
+    number = as_integer(ignore_index, "ignore_index")
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"ignore_index: expected an int in [-2**63, 2**63 - 1], got {number}")
+    return number
+
+
+def check_choice(value, name: str, accepted: Sequence[str], alternative: str = "") -> None:
+    """One of some names."""
+    if not isinstance(value, str) or value not in accepted:
+        raise ValueError(f"{name}: expected one of {tuple(accepted)}{alternative}, got {value!r}")
+
+
+def check_backend(backend: str | None) -> None:
+    """None, or the name of a backend, available here or not."""
+    if backend is not None:
+        check_choice(backend, "backend", tuple(TABLE), " or None")
+
+
+def check_rows(n: int) -> int:
+    """A number of interpolated examples."""
+    n = as_integer(n, "n")
+    if n < 1:
+        raise ValueError(f"n: expected at least 1 interpolated example, got {n}")
+    if n > 2**63 - 1:
+        raise ValueError(f"n: expected at most 2**63 - 1 interpolated examples, got {n}")
+    return n
+
+
+def check_subset(m: int | None, b: int | None) -> int | None:
+    """How many of b examples are mixed; None: all. Where b is None it is not known yet."""
+    if m is None:
+        return b
+    m = as_integer(m, "m", "an int or None")
+    if m < 1 and b is None:
+        raise ValueError(f"m: expected at least 1 example, or None for all, got {m}")
+    if b is not None and not 1 <= m <= b:
+        raise ValueError(
+            f"m: expected an int in [1, b] = [1, {b}], or None for all, got {m}; where the last mini-batch of an epoch "
+            f"is smaller: drop_last=True of the DataLoader, m=min(m, len(input)), or MultiMixHead(clamp_m=True)"
+        )
+    return m
 
 
 def make_draw(
@@ -152,57 +216,70 @@ def make_draw(
     device: torch.device,
 ) -> Draw:
     """The checked names of a draw. Draws the seed if none is given."""
-    if not is_integer(n):
-        raise TypeError(f"n: expected an int, got {n!r}")
-    if n < 1:
-        raise ValueError(f"n: expected at least 1 interpolated example, got {n}")
-    if m is not None and not is_integer(m):
-        raise TypeError(f"m: expected an int or None, got {m!r}")
-    if m is not None and not 1 <= m <= b:
-        raise ValueError(f"m: expected an int in [1, b] = [1, {b}], or None for all, got {m}")
-    if not is_integer(row_offset):
-        raise TypeError(f"row_offset: expected an int, got {row_offset!r}")
+    n = check_rows(n)
+    m = check_subset(m, b)
+    row_offset = as_integer(row_offset, "row_offset")
     if row_offset < 0 or row_offset + n > 2**63 - 1:
         raise ValueError(f"row_offset: expected an int in [0, 2**63 - 1 - n], got {row_offset}")
-    per_example, low, high = _concentrations(alpha, b, device)
+    per_example, low, high = check_alpha(alpha, b, device)
     return Draw(_seed(seed, generator, device), per_example, n, b if m is None else m, low, high, row_offset)
 
 
-def _concentrations(alpha, b: int, device: torch.device) -> tuple[Tensor | None, float, float]:
+def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tensor | None, float, float]:
+    """Concentrations of the examples (b,) float64 or None, and the range of one for all. None: not known yet.
+
+    A number that float32 cannot tell from a bound counts as the bound: 0.01 in float32 is less than 0.01.
+    """
+
     def accepted() -> str:
-        return f"a float, a (low, high) pair or a Tensor ({b},), within [{ALPHA_MIN}, {ALPHA_MAX}]"
+        return (
+            f"a float, a (low, high) pair or a Tensor ({'b' if b is None else b},), within [{ALPHA_MIN}, {ALPHA_MAX}]"
+        )
 
     if isinstance(alpha, Tensor):
+        check_tensor(alpha, "alpha", "a Tensor (b,)")
         if alpha.requires_grad:
             raise ValueError("alpha: must not require grad; the draw is not differentiable; pass alpha.detach()")
-        if alpha.is_complex() or alpha.dtype == torch.bool:
+        if alpha.dtype not in (*DTYPES, *INTEGERS):
             raise TypeError(f"alpha: expected {accepted()}, got {alpha.dtype}")
-        if alpha.shape not in ((), (b,)):
+        if alpha.dim() > 1 or (b is not None and alpha.shape not in ((), (b,))):
             raise ValueError(f"alpha: expected {accepted()}, got shape {tuple(alpha.shape)}")
-        if alpha.device != device:
+        if device is not None and alpha.device != device:
             raise ValueError(f"alpha: expected device {device} like input, got {alpha.device}")
-        if _readable(alpha) and not bool(((alpha >= ALPHA_MIN) & (alpha <= ALPHA_MAX)).all()):
+        values = alpha.double()
+        inside = (values >= ALPHA_MIN * (1 - ROUNDING)) & (values <= ALPHA_MAX * (1 + ROUNDING))
+        if _readable(alpha) and not bool(inside.all()):
             raise ValueError(f"alpha: expected {accepted()}, got values in [{alpha.min()}, {alpha.max()}]")
-        return alpha.double().expand(b).contiguous(), 1.0, 1.0
+        # What is outside stays so, for the operators that check again.
+        values = torch.where(inside, values.clamp(ALPHA_MIN, ALPHA_MAX), values)
+        return (values if b is None else values.expand(b).contiguous()), 1.0, 1.0
     pair = alpha if isinstance(alpha, (tuple, list)) else (alpha, alpha)
-    if len(pair) != 2 or not all(isinstance(a, (int, float)) and not isinstance(a, bool) for a in pair):
+    found = [as_float(a) for a in pair]
+    if len(found) != 2 or found[0] is None or found[1] is None:
         raise TypeError(f"alpha: expected {accepted()}, got {alpha!r}")
-    low, high = map(float, pair)
-    if not ALPHA_MIN <= low <= high <= ALPHA_MAX:
+    low, high = found[0], found[1]
+    if not ALPHA_MIN * (1 - ROUNDING) <= low <= high <= ALPHA_MAX * (1 + ROUNDING):
         raise ValueError(f"alpha: expected {accepted()} with low <= high, got {alpha!r}")
-    return None, low, high
+    return None, min(max(low, ALPHA_MIN), ALPHA_MAX), min(max(high, ALPHA_MIN), ALPHA_MAX)
+
+
+def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
+    """A generator on the device of the operands, or None."""
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
+    if generator is not None and generator.device.type != device.type:
+        raise ValueError(f"generator: expected a generator on {device} like input, got {generator.device}")
 
 
 def _seed(seed, generator: torch.Generator | None, device: torch.device) -> Tensor:
     if seed is None:
-        if generator is not None and not isinstance(generator, torch.Generator):
-            raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
-        if generator is not None and generator.device.type != device.type:
-            raise ValueError(f"generator: expected a generator on {device} like input, got {generator.device}")
-        return torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
+        check_generator(generator, device)
+        drawn = torch.randint(2**63 - 1, (1,), dtype=torch.int64, device=device, generator=generator)
+        return drawn if generator is not None else _of_this_rank(drawn)
     if generator is not None:
         raise ValueError("generator: cannot be given together with seed")
     if isinstance(seed, Tensor):
+        check_tensor(seed, "seed", "an int or an int64 Tensor with one element")
         if seed.dtype != torch.int64:
             raise TypeError(f"seed: expected an int or an int64 Tensor with one element, got {seed.dtype}")
         if seed.numel() != 1:
@@ -212,9 +289,16 @@ def _seed(seed, generator: torch.Generator | None, device: torch.device) -> Tens
         if seed.device != device:
             raise ValueError(f"seed: expected device {device} like input, got {seed.device}")
         return seed.reshape(1)
-    if not is_integer(seed):
-        raise TypeError(f"seed: expected an int or an int64 Tensor with one element, got {seed!r}")
+    seed = as_integer(seed, "seed", "an int or an int64 Tensor with one element")
     if not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed: expected an int that fits in 64 bits, got {seed}")
     # A fill, not a copy from the host, so that no stream stalls.
     return torch.full((1,), seed - 2**64 if seed >= 2**63 else seed, dtype=torch.int64, device=device)
+
+
+def _of_this_rank(seed: Tensor) -> Tensor:
+    """Ranks that were given the same torch.manual_seed, as everybody writes it, must not draw the same weights."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return seed
+    rank = dist.get_rank()
+    return seed if rank == 0 else seed ^ (rank * RANK % 2**63)

@@ -62,10 +62,12 @@ def multimix_head_cross_entropy(
     if not callable(head):
         raise TypeError(f"head: expected a module or function of embeddings, got {type(head).__name__}")
     arguments.check_input(input, "input", dense=True)
-    _check_target(target, input, ignore_index)
-    arguments.check_loss_options(label_smoothing, reduction)
-    if chunk is not None and not arguments.is_integer(chunk):
-        raise TypeError(f"chunk: expected an int or None, got {chunk!r}")
+    label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+    ignore_index = arguments.check_ignore_index(ignore_index)
+    target = _check_target(target, input)
+    if attention is not None:
+        arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
+    chunk = None if chunk is None else arguments.as_integer(chunk, "chunk", "an int or None")
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: expected at least 1 interpolated example, got {chunk}")
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
@@ -88,18 +90,7 @@ def multimix_head_cross_entropy(
     return torch.cat(parts) if reduction == "none" else torch.stack(parts).sum()
 
 
-def _check_target(target: Tensor, input: Tensor, ignore_index: int) -> None:
-    """What decides who is mixed; the classes are checked against the logits, when there are some."""
-    b = input.shape[0]
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target: expected a Tensor ({b},) or ({b}, c), got {type(target).__name__}")
-    if target.dim() == 2:
-        c = target.shape[1]
-        arguments.check_target(target, b, c, input.device, ignore_index)
-    elif target.shape != (b,) or target.device != input.device or target.dtype != torch.int64:
-        raise ValueError(
-            f"target: expected class indices ({b},) int64 on {input.device} or probabilities ({b}, c), got "
-            f"{target.dtype} of shape {tuple(target.shape)} on {target.device}"
-        )
-    elif not arguments.is_integer(ignore_index):
-        raise TypeError(f"ignore_index: expected an int, got {ignore_index!r}")
+def _check_target(target: Tensor, input: Tensor) -> Tensor:
+    """What decides who is mixed; labels are checked against the classes when there are logits."""
+    classes = target.shape[1] if isinstance(target, Tensor) and target.dim() == 2 else "c"
+    return arguments.check_target(target, input.shape[0], classes, input.device, None)

@@ -5,6 +5,8 @@ examples in each interpolation. Source of the method: Venkataramanan, Kijak, Ams
 Interpolation Beyond Mini-Batch, Beyond Pairs and Beyond Examples", NeurIPS 2023, arXiv 2311.05538.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,6 +14,7 @@ from torch import Tensor
 from . import arguments, autograd, backends, ops
 from .attention import ACTIVATIONS, KINDS, attention_map
 from .backends.contract import REDUCTIONS, Draw, LossOptions
+from .memory import reserve
 from .mixture import Mixture
 
 Alpha = float | tuple[float, float] | Tensor
@@ -45,18 +48,23 @@ def multimix_cross_entropy(
 
     Args:
         input: embeddings z (b, d); float32, bfloat16, float16 or float64.
-        target: class indices (b,) int64, or probabilities (b, c).
+        target: class indices (b,), or probabilities (b, c). Indices of any integer dtype are converted to int64;
+            `torch.nn.functional.cross_entropy` takes int64 and uint8 only.
         weight: W (c, d) of the classifier (a 1x1 convolution's (c, d, 1, 1) is taken too).
         bias: (c,) or None.
         n: number of interpolated examples.
-        m: examples in each interpolation, drawn uniformly without replacement; None: all b.
+        m: examples in each interpolation, drawn uniformly without replacement; None: all b. At most b: where the
+            last mini-batch of an epoch is smaller, pass min(m, len(input)), or drop that batch.
         alpha: Dirichlet concentration within [0.01, 1000]: a float; a (low, high) range, from which one is drawn
             for each interpolation; or a Tensor (b,), one per example.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
         ignore_index: an example with this class index is left out of every mixture. If all are, the mean is NaN.
         reduction: "mean", "sum", or "none".
-        seed: int or int64 Tensor with one element that names the draw; None draws one with torch.randint.
-        generator: for drawing the seed.
+        seed: int or int64 Tensor with one element that names the draw; None draws one with torch.randint. Where
+            torch.distributed is initialised, such a seed is mixed with the global rank, so that ranks with the same
+            torch.manual_seed draw different weights, each reproducibly; rank 0 draws what one process draws. Ranks
+            that must agree (tensor or pipeline parallel) pass the same seed, or generators in the same state.
+        generator: for drawing the seed, which is then not mixed with the rank.
         row_offset: interpolations row_offset ... row_offset + n - 1 of the seed's stream are used, so that shards
             of one draw can be computed apart.
         backend: None (the best available, or MULTIMIX_BACKEND), "reference", "cpu", "triton" or "cuda".
@@ -69,10 +77,8 @@ def multimix_cross_entropy(
         RuntimeError: the backend is not available here, with the reason.
     """
     arguments.check_input(input, "input", dense=False)
-    return _linear_head(
-        input, target, weight, bias, None, n, m, alpha,
-        label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend,
-    )  # fmt: skip
+    head = _Head(input, target, weight, bias, label_smoothing, ignore_index, reduction)
+    return head.loss(None, n, m, alpha, seed, generator, row_offset, backend)
 
 
 def dense_multimix_cross_entropy(
@@ -120,22 +126,16 @@ def dense_multimix_cross_entropy(
         RuntimeError: the backend is not available here, with the reason.
     """
     arguments.check_input(input, "input", dense=True)
-    flat_weight = arguments.check_classifier(weight, bias, input)
-    arguments.check_target(target, input.shape[0], flat_weight.shape[0], input.device, ignore_index)
-    if attention_activation not in ACTIVATIONS:
-        raise ValueError(f"attention_activation: expected one of {ACTIVATIONS}, got {attention_activation!r}")
-    if not isinstance(attention, Tensor):
-        if attention not in KINDS:
-            raise ValueError(f"attention: expected one of {KINDS} or a Tensor (b, *spatial), got {attention!r}")
+    head = _Head(input, target, weight, bias, label_smoothing, ignore_index, reduction)
+    arguments.check_choice(attention_activation, "attention_activation", ACTIVATIONS)
+    if isinstance(attention, str):
+        arguments.check_choice(attention, "attention", KINDS, " or a Tensor (b, *spatial)")
         with torch.set_grad_enabled(attention_grad and torch.is_grad_enabled()):
-            attention = attention_map(input, attention, attention_activation, weight=flat_weight, target=target)
+            attention = attention_map(input, attention, attention_activation, weight=head.weight, target=head.target)
     else:
         arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
         attention = attention if attention_grad else attention.detach()
-    return _linear_head(
-        input, target, weight, bias, attention, n, m, alpha,
-        label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend,
-    )  # fmt: skip
+    return head.loss(attention, n, m, alpha, seed, generator, row_offset, backend)
 
 
 def mixed_cross_entropy(
@@ -180,18 +180,20 @@ def mixed_cross_entropy(
     """
     arguments.check_input(scores, "scores", dense=True)
     b, c, *spatial = scores.shape
-    arguments.check_target(target, b, c, scores.device, ignore_index)
-    arguments.check_loss_options(label_smoothing, reduction)
-    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
-    name = backends.choose(backend, scores.device, scores.dtype).name
+    label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+    ignore_index = arguments.check_ignore_index(ignore_index)
+    target = arguments.check_target(target, b, c, scores.device, ignore_index)
     if attention is not None:
         arguments.check_attention(attention, b, spatial, scores)
+    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
+    name = backends.choose(backend, scores.device, scores.dtype).name
+    _reserve_rows(reduction, draw, spatial, scores)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
         arguments.ignored_examples(target, ignore_index),
         LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
     )  # fmt: skip
-    return loss if reduction != "none" else loss.T.reshape(n, *spatial)
+    return loss if reduction != "none" else loss.T.reshape(draw.n, *spatial)
 
 
 def multimix(
@@ -222,6 +224,8 @@ def multimix(
         RuntimeError: the backend is not available here, with the reason.
     """
     arguments.check_input(input, "input", dense=True)
+    if attention is not None:
+        arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
     return _mix(input, attention, None, backends.choose(backend, input.device, input.dtype).name, draw)
 
@@ -256,52 +260,59 @@ def sample_dirichlet(
         ValueError, TypeError: naming the argument.
         RuntimeError: the backend is not available here, with the reason.
     """
-    if not arguments.is_integer(b):
-        raise TypeError(f"b: expected an int, got {b!r}")
-    if b < 1:
-        raise ValueError(f"b: expected at least 1 example, got {b}")
-    arguments.check_spatial(spatial)
+    b = arguments.as_integer(b, "b")
+    if not 1 <= b <= 2**63 - 1:
+        raise ValueError(f"b: expected at least 1 example, and at most 2**63 - 1, got {b}")
+    spatial = arguments.check_spatial(spatial)
     if dtype not in arguments.DTYPES:
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
     name = backends.choose(backend, device, dtype).name
+    reserve(f"weights of n = {draw.n} rows of b = {b} examples", (draw.n, b, *spatial), dtype, device)
     weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
-    return weights.permute(1, 2, 0).reshape(n, b, *spatial)
+    return weights.permute(1, 2, 0).reshape(draw.n, b, *spatial)
 
 
-def _linear_head(
-    input, target, weight, bias, attention, n, m, alpha,
-    label_smoothing, ignore_index, reduction, seed, generator, row_offset, backend,
-):  # fmt: skip
-    """The loss of a linear classifier: by mixing scores, or in the order of the paper for a backend that does."""
-    b, _, *spatial = input.shape
-    weight = arguments.check_classifier(weight, bias, input)
-    arguments.check_target(target, b, weight.shape[0], input.device, ignore_index)
-    arguments.check_loss_options(label_smoothing, reduction)
-    draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, input.device)
-    row = backends.choose(backend, input.device, input.dtype)
-    ignored = arguments.ignored_examples(target, ignore_index)
-    if row.mixes_embeddings:
-        mixture = _mix(input, attention, ignored, row.name, draw)
-        logits = F.linear(_channels_last(mixture.embeddings), weight, bias).movedim(-1, 1)
-        return mixture.cross_entropy(
-            logits, target, label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction
-        )
-    scores = F.linear(_locations_first(input), weight, bias)
-    loss = autograd.cross_entropy(
-        "mixed_cross_entropy", scores, _flat_attention(attention), target, ignored,
-        LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), row.name, draw,
-    )  # fmt: skip
-    return loss if reduction != "none" else loss.T.reshape(n, *spatial)
+class _Head:
+    """A linear classifier and a mini-batch, checked once."""
+
+    def __init__(self, input, target, weight, bias, label_smoothing, ignore_index, reduction) -> None:
+        self.input, self.bias, self.reduction = input, bias, reduction
+        self.weight = arguments.check_classifier(weight, bias, input)
+        self.label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+        self.ignore_index = arguments.check_ignore_index(ignore_index)
+        b, c = input.shape[0], self.weight.shape[0]
+        self.target = arguments.check_target(target, b, c, input.device, self.ignore_index)
+
+    def loss(self, attention, n, m, alpha, seed, generator, row_offset, backend) -> Tensor:
+        """By mixing scores, or in the order of the paper for a backend that does."""
+        b, _, *spatial = self.input.shape
+        draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, self.input.device)
+        row = backends.choose(backend, self.input.device, self.input.dtype)
+        ignored = arguments.ignored_examples(self.target, self.ignore_index)
+        options = LossOptions(self.label_smoothing, self.ignore_index, REDUCTIONS[self.reduction])
+        if row.mixes_embeddings:
+            mixture = _mix(self.input, attention, ignored, row.name, draw)
+            logits = F.linear(_channels_last(mixture.embeddings), self.weight, self.bias).movedim(-1, 1)
+            return mixture._cross_entropy(logits, self.target, options)
+        _reserve_rows(self.reduction, draw, spatial, self.input)
+        scores = F.linear(_locations_first(self.input), self.weight, self.bias)
+        loss = autograd.cross_entropy(
+            "mixed_cross_entropy", scores, _flat_attention(attention), self.target, ignored, options, row.name, draw,
+        )  # fmt: skip
+        return loss if self.reduction != "none" else loss.T.reshape(draw.n, *spatial)
+
+
+def _reserve_rows(reduction: str, draw: Draw, spatial: Sequence[int], x: Tensor) -> None:
+    """The losses of all rows, where they are not reduced."""
+    if reduction == "none":
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        reserve(f"losses of n = {draw.n} rows", (draw.n, *spatial), dtype, x.device)
 
 
 def _mix(input: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Mixture:
-    b, _, *spatial = input.shape
-    if attention is not None:
-        arguments.check_attention(attention, b, spatial, input)
-    values = _locations_first(input)
-    return Mixture(values, _flat_attention(attention), ignored, tuple(spatial), backend, draw)
+    return Mixture(_locations_first(input), _flat_attention(attention), ignored, tuple(input.shape[2:]), backend, draw)
 
 
 def _locations_first(x: Tensor) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 
 from . import arguments, autograd, ops
-from .backends.contract import REDUCTIONS, Draw, LossOptions
+from .backends.contract import NONE, REDUCTIONS, Draw, LossOptions
+from .memory import reserve
 
 
 class Mixture:
@@ -24,10 +25,15 @@ class Mixture:
         backend: str,
         draw: Draw,
     ) -> None:
-        # A seed of its own: the caller may use the tensor for the next draw.
-        self._draw = draw = draw._replace(seed=draw.seed.clone())
+        # Tensors of its own: the caller may change theirs for the next draw.
+        alpha = None if draw.alpha is None else draw.alpha.clone()
+        self._draw = draw = draw._replace(seed=draw.seed.clone(), alpha=alpha)
         self._b, self._spatial, self._backend = values.shape[1], spatial, backend
-        self._attention, self._ignored = attention, ignored
+        self._attention = attention = None if attention is None else attention.clone()
+        self._ignored = ignored
+        reserve(
+            f"embeddings of n = {draw.n} mixtures", (draw.n, values.shape[2], *spatial), values.dtype, values.device
+        )
         self.embeddings = self._public(autograd.mix(values, attention, ignored, backend, draw))
 
     @property
@@ -35,27 +41,35 @@ class Mixture:
         """int64 Tensor (1,) that names the weights."""
         return self._draw.seed
 
-    def targets(self, target: Tensor, num_classes: int) -> Tensor:
+    def targets(self, target: Tensor, num_classes: int, *, ignore_index: int = -100) -> Tensor:
         """Mixed targets (n, c) or (n, c, *spatial), float32 (float64 for float64 probabilities).
 
+        An example with target ignore_index adds nothing to the rows that it is mixed into, as in `cross_entropy`.
+
         Args:
-            target: class indices (b,) int64 or probabilities (b, c).
+            target: class indices (b,) of an integer dtype, or probabilities (b, c).
             num_classes: c.
+            ignore_index: the class index of examples without a label.
+
+        Raises:
+            ValueError, TypeError: naming the argument.
         """
-        if not arguments.is_integer(num_classes):
-            raise TypeError(f"num_classes: expected an int, got {num_classes!r}")
+        num_classes = arguments.as_integer(num_classes, "num_classes")
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1 class, got {num_classes}")
-        target = arguments.check_target(target, self._b, num_classes, self.seed.device, -100)
+        ignore_index = arguments.check_ignore_index(ignore_index)
+        target = arguments.check_target(target, self._b, num_classes, self.seed.device, ignore_index)
         y = target
         if not target.is_floating_point():
-            known = torch.where((target >= 0) & (target < num_classes), target, num_classes)
-            y = (
-                known.unsqueeze(1) == torch.arange(num_classes, device=target.device)
-            ).float()  # F.one_hot reads values
+            known = (target >= 0) & (target < num_classes) & (target != ignore_index)
+            known = torch.where(known, target, num_classes)
+            # Not F.one_hot, which reads values.
+            y = (known.unsqueeze(1) == torch.arange(num_classes, device=target.device)).float()
         elif target.dtype != torch.float64:
             y = target.float()
         y = y.expand(self._locations, -1, -1)
+        shape = (self._draw.n, num_classes, *self._spatial)
+        reserve(f"targets of n = {self._draw.n} mixtures", shape, y.dtype, y.device)
         with torch.no_grad():
             return self._public(autograd.mix(y, self._attention, self._ignored, self._backend, self._draw))
 
@@ -76,7 +90,7 @@ class Mixture:
 
         Args:
             logits: (n, c) or (n, c, *spatial), from `embeddings`.
-            target: class indices (b,) int64 or probabilities (b, c).
+            target: class indices (b,) of an integer dtype, or probabilities (b, c).
             label_smoothing, ignore_index, reduction: as in `torch.nn.functional.cross_entropy`.
 
         Returns:
@@ -92,19 +106,30 @@ class Mixture:
             raise ValueError(f"logits: expected shape {expected} to match the embeddings, got {tuple(logits.shape)}")
         if logits.device != self.seed.device:
             raise ValueError(f"logits: expected device {self.seed.device}, got {logits.device}")
-        arguments.check_target(target, self._b, c, logits.device, ignore_index)
-        arguments.check_loss_options(label_smoothing, reduction)
+        label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+        ignore_index = arguments.check_ignore_index(ignore_index)
+        target = arguments.check_target(target, self._b, c, logits.device, ignore_index)
+        options = LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction])
+        return self._cross_entropy(logits, target, options)
+
+    def _cross_entropy(self, logits: Tensor, target: Tensor, options: LossOptions) -> Tensor:
+        """The same, of arguments that are checked."""
+        n, c = logits.shape[:2]
+        if options.reduction == NONE:
+            dtype = torch.promote_types(logits.dtype, torch.float32)
+            reserve(f"losses of n = {n} rows", (n, *self._spatial), dtype, logits.device)
         rows = logits.reshape(n, c, self._locations).permute(2, 0, 1)
         loss = autograd.cross_entropy(
-            "soft_cross_entropy", rows, self._attention, target, self._ignored,
-            LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), self._backend, self._draw,
-        )  # fmt: skip
-        return loss if reduction != "none" else loss.T.reshape(n, *self._spatial)
+            "soft_cross_entropy", rows, self._attention, target, self._ignored, options, self._backend, self._draw
+        )
+        return loss if options.reduction != NONE else loss.T.reshape(n, *self._spatial)
 
     def weights(self) -> Tensor:
         """The weights (n, b) or (n, b, *spatial), float32 (float64 for float64 input), for inspection."""
         dtype = torch.float64 if self.embeddings.dtype == torch.float64 else torch.float32
         attention = None if self._attention is None else self._attention.detach()
+        shape = (self._draw.n, self._b, *self._spatial)
+        reserve(f"weights of n = {self._draw.n} rows of b = {self._b} examples", shape, dtype, self.seed.device)
         weights = ops.call(
             self._backend, "sample", self._b, self._locations, dtype, attention, self._ignored, self._draw
         )

@@ -6,7 +6,36 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from . import arguments
+from .attention import ACTIVATIONS, KINDS
 from .functional import Alpha, dense_multimix_cross_entropy, mixed_cross_entropy, multimix_cross_entropy
+
+
+def _mix_options(n: int, m: int | None, alpha: Alpha, backend: str | None) -> dict[str, Any]:
+    """What shapes the mixtures, checked as far as it does not depend on the inputs."""
+    arguments.check_alpha(alpha, None, None)
+    arguments.check_backend(backend)
+    return dict(n=arguments.check_rows(n), m=arguments.check_subset(m, None), backend=backend)
+
+
+def _clamped(options: dict[str, Any], clamp_m: bool, b: int) -> dict[str, Any]:
+    """With as many examples in a mixture as there are, if that is allowed."""
+    return options | {"m": min(options["m"], b)} if clamp_m and options["m"] is not None else options
+
+
+def _loss_options(label_smoothing: float, ignore_index: int, reduction: str = "mean") -> dict[str, Any]:
+    label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+    return dict(
+        label_smoothing=label_smoothing, ignore_index=arguments.check_ignore_index(ignore_index), reduction=reduction
+    )
+
+
+def _plain_loss(logits: Tensor, target: Tensor, options: dict[str, Any]) -> Tensor:
+    """Cross-entropy of what is not mixed, for every target that the mixed losses take."""
+    arguments.check_input(logits, "scores", dense=False)
+    b, c = logits.shape
+    target = arguments.check_target(target, b, c, logits.device, options["ignore_index"])
+    return F.cross_entropy(logits, target, **options)
 
 
 def _hold_alpha(module: "MultiMixLoss | MultiMixHead", alpha: Alpha) -> None:
@@ -27,7 +56,12 @@ class MultiMixLoss(nn.Module):
 
     Args:
         n, m, alpha, label_smoothing, ignore_index, backend: as in `multimix_cross_entropy`.
+        clamp_m: mix all examples of a mini-batch that has fewer than m, as the last one of an epoch may; otherwise
+            that is an error.
         reduction: "mean", "sum", or "none": (n,) or (n, *spatial) in training mode, (b,) in eval mode.
+
+    Raises:
+        ValueError, TypeError: naming the argument, here for all that does not depend on the inputs.
     """
 
     alpha: Alpha
@@ -37,6 +71,7 @@ class MultiMixLoss(nn.Module):
         *,
         n: int = 1000,
         m: int | None = None,
+        clamp_m: bool = False,
         alpha: Alpha = (0.5, 2.0),
         label_smoothing: float = 0.0,
         ignore_index: int = -100,
@@ -44,10 +79,9 @@ class MultiMixLoss(nn.Module):
         backend: str | None = None,
     ) -> None:
         super().__init__()
-        self.mix_options: dict[str, Any] = dict(n=n, m=m, backend=backend)
-        self.loss_options: dict[str, Any] = dict(
-            label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction
-        )
+        self.clamp_m = clamp_m
+        self.mix_options = _mix_options(n, m, alpha, backend)
+        self.loss_options = _loss_options(label_smoothing, ignore_index, reduction)
         _hold_alpha(self, alpha)
 
     def forward(self, scores: Tensor, target: Tensor, attention: Tensor | None = None) -> Tensor:
@@ -58,10 +92,11 @@ class MultiMixLoss(nn.Module):
             target: class indices (b,) int64, or probabilities (b, c).
             attention: weights of the locations, not negative; None: uniform. Not used in eval mode.
         """
-        if self.training:
-            options = self.mix_options | self.loss_options
-            return mixed_cross_entropy(scores, target, attention=attention, alpha=self.alpha, **options)
-        return F.cross_entropy(scores.flatten(2).mean(2) if scores.dim() > 2 else scores, target, **self.loss_options)
+        arguments.check_input(scores, "scores", dense=True)
+        if not self.training:
+            return _plain_loss(scores.flatten(2).mean(2) if scores.dim() > 2 else scores, target, self.loss_options)
+        options = _clamped(self.mix_options, self.clamp_m, scores.shape[0]) | self.loss_options
+        return mixed_cross_entropy(scores, target, attention=attention, alpha=self.alpha, **options)
 
     def extra_repr(self) -> str:
         """The options that shape the mixtures."""
@@ -80,8 +115,14 @@ class MultiMixHead(nn.Linear):
         dense: inputs are feature maps (b, d, *spatial), mixed at every location; logits are of their mean over the
             locations. Otherwise inputs are (b, d).
         n, m, alpha, label_smoothing, ignore_index, backend: as in `multimix_cross_entropy`.
+        clamp_m: mix all examples of a mini-batch that has fewer than m, as the last one of an epoch may; otherwise
+            that is an error.
         attention, attention_activation, attention_grad: as in `dense_multimix_cross_entropy`; with dense only.
+            attention is one of the names.
         device, dtype: of the parameters.
+
+    Raises:
+        ValueError, TypeError: naming the argument, here for all that does not depend on the inputs.
     """
 
     alpha: Alpha
@@ -95,6 +136,7 @@ class MultiMixHead(nn.Linear):
         dense: bool = False,
         n: int = 1000,
         m: int | None = None,
+        clamp_m: bool = False,
         alpha: Alpha = (0.5, 2.0),
         attention: str = "gap",
         attention_activation: str = "relu",
@@ -105,14 +147,17 @@ class MultiMixHead(nn.Linear):
         device=None,
         dtype=None,
     ) -> None:
+        mix_options = _mix_options(n, m, alpha, backend)
+        loss_options = _loss_options(label_smoothing, ignore_index)
+        arguments.check_choice(attention, "attention", KINDS)
+        arguments.check_choice(attention_activation, "attention_activation", ACTIVATIONS)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
-        self.dense = dense
-        self.mix_options: dict[str, Any] = dict(n=n, m=m, backend=backend)
+        self.dense, self.clamp_m = dense, clamp_m
+        self.mix_options, self.loss_options = mix_options, loss_options
         _hold_alpha(self, alpha)
         self.attention_options: dict[str, Any] = dict(
             attention=attention, attention_activation=attention_activation, attention_grad=attention_grad
         )
-        self.loss_options: dict[str, Any] = dict(label_smoothing=label_smoothing, ignore_index=ignore_index)
 
     @classmethod
     def from_linear(cls, linear: nn.Linear, **options) -> "MultiMixHead":
@@ -146,14 +191,28 @@ class MultiMixHead(nn.Linear):
 
     def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
         """Logits (b, c); with a target (b,) or (b, c), the loss, a scalar."""
+        self._check_shape(input, target is not None)
         if target is not None and self.training:
-            loss, options = multimix_cross_entropy, {}
+            loss, options = multimix_cross_entropy, _clamped(self.mix_options, self.clamp_m, input.shape[0])
             if self.dense:
-                loss, options = dense_multimix_cross_entropy, self.attention_options
-            options = options | self.mix_options | self.loss_options
+                loss, options = dense_multimix_cross_entropy, self.attention_options | options
+            options = options | self.loss_options
             return loss(input, target, self.weight, self.bias, alpha=self.alpha, **options)
         logits = super().forward(input.flatten(2).mean(2) if self.dense and input.dim() > 2 else input)
-        return logits if target is None else F.cross_entropy(logits, target, **self.loss_options)
+        return logits if target is None else _plain_loss(logits, target, self.loss_options)
+
+    def _check_shape(self, input: Tensor, loss: bool) -> None:
+        """Without a target, a head that is not dense takes what `nn.Linear` takes: (..., d)."""
+        arguments.check_tensor(input, "input", "a Tensor")
+        d = self.in_features
+        if self.dense and (input.dim() < 2 or input.shape[1] != d):
+            raise ValueError(f"input: expected shape (b, {d}, *spatial), got {tuple(input.shape)}")
+        if not self.dense and (input.shape[-1:] != (d,) or (loss and input.dim() != 2)):
+            expected = f"(b, {d})" if loss else f"(..., {d})"
+            raise ValueError(
+                f"input: expected shape {expected}, got {tuple(input.shape)}; "
+                f"feature maps (b, {d}, *spatial) need MultiMixHead(dense=True)"
+            )
 
     def extra_repr(self) -> str:
         """Arguments that differ from those of `nn.Linear`."""

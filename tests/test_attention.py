@@ -34,6 +34,13 @@ def test_equals_oracle(kind, activation, spatial, soft):
     assert ((total - 1).abs() < 1e-12).logical_or(total == 0).all()
 
 
+@pytest.mark.parametrize("shape", [(0, D, 2), (B, 0, 2), (B, D, 0)])
+def test_empty_input_is_refused(shape):
+    for kind in ("gap", "cam", "uniform"):
+        with pytest.raises(ValueError, match=r"^input: expected no empty dimension"):
+            mk.attention_map(torch.ones(shape), kind)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", ["gap", "cam"])
 def test_low_precision(kind, dtype):

@@ -215,6 +215,45 @@ def test_mixture_keeps_its_own_seed(backend, device):
     assert torch.equal(mixture.targets(LABELS.to(device), C), before[1])
 
 
+@pytest.mark.parametrize("m", [None, 3])
+def test_mixture_keeps_its_own_attention_and_alpha(m, backend, device):
+    """The same for these: what the caller does to them later changes nothing, and gradients still flow."""
+    attention = torch.rand(B, 2, device=device)
+    alpha = torch.full((B,), 0.5, dtype=torch.float64, device=device)
+    leaf = attention.clone().requires_grad_()
+    found = []
+    for change in (False, True):
+        given = leaf * 1
+        mixture = mk.multimix(
+            torch.ones(B, D, 2, device=device), attention=given, alpha=alpha, m=m, n=N, seed=3, backend=backend
+        )
+        if change:
+            with torch.no_grad():
+                given.mul_(torch.arange(1, B + 1, device=device)[:, None])
+                alpha.fill_(5.0)
+        logits = torch.randn(N, C, 2, generator=torch.Generator().manual_seed(1)).to(device)
+        loss = mixture.cross_entropy(logits, LABELS.to(device))
+        (grad,) = torch.autograd.grad(loss, leaf)
+        assert grad.any()
+        found.append((mixture.weights(), mixture.targets(LABELS.to(device), C), loss.detach(), grad))
+    assert all(map(torch.equal, *found))
+
+
+@pytest.mark.parametrize("ignore_index", [-1, 2, 99])
+def test_targets_leave_out_ignored_examples(ignore_index, backend, device, best_dtype):
+    target = torch.tensor([0, 1, 2, 3, ignore_index, 2, ignore_index], device=device)
+    mixture = mk.multimix(torch.randn(B, D, device=device, dtype=best_dtype), n=N, seed=3, backend=backend)
+    found = mixture.targets(target, C, ignore_index=ignore_index)
+    y = oracle.probabilities(target, C, 0.0, ignore_index, torch.float64)
+    assert_close(found, mixture.weights().double() @ y, 1e-6)
+    logits = torch.randn(N, C, device=device, dtype=best_dtype)
+    loss = mixture.cross_entropy(logits, target, ignore_index=ignore_index)
+    assert_close(loss, -(found.to(best_dtype) * logits.log_softmax(1)).sum(1).mean(), 1e-6)
+    if ignore_index >= C or ignore_index < 0:
+        with pytest.raises(ValueError, match=r"^target: .*ignore_index=-100, got"):
+            mixture.targets(target, C)
+
+
 def test_every_example_ignored(backend, device):
     mixture = mixture_of(operands((), torch.float32, device, False), backend)
     logits = torch.randn(N, C, device=device, requires_grad=True)

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -157,13 +158,77 @@ def test_copies_behave_alike(how, batch):
 
 
 @pytest.mark.parametrize(("options", "argument"), [
-    (dict(n=0), "n"), (dict(m=B + 1), "m"), (dict(alpha=0.0), "alpha"), (dict(label_smoothing=2), "label_smoothing"),
-    (dict(backend="none such"), "backend"), (dict(dense=True, attention="what"), "attention"),
-    (dict(dense=True, attention_activation="what"), "attention_activation"), (dict(ignore_index=0.5), "ignore_index"),
+    (dict(n=0), "n"), (dict(n=2.0), "n"), (dict(m=0), "m"), (dict(m="2"), "m"), (dict(alpha=0.0), "alpha"),
+    (dict(alpha=-1), "alpha"), (dict(alpha=torch.zeros(B)), "alpha"), (dict(alpha=torch.ones(B, 2)), "alpha"),
+    (dict(label_smoothing=2), "label_smoothing"), (dict(backend="none such"), "backend"),
+    (dict(attention="nope"), "attention"), (dict(dense=True, attention=None), "attention"),
+    (dict(attention_activation="what"), "attention_activation"), (dict(ignore_index=0.5), "ignore_index"),
+    (dict(ignore_index=2**63), "ignore_index"),
 ], ids=str)  # fmt: skip
-def test_bad_options_are_refused(options, argument, maps):
-    with pytest.raises((ValueError, TypeError), match=rf"\b{argument}\b"):
-        mk.MultiMixHead(D, C, **options)(maps[0] if "dense" in options else maps[0][:, :, 0, 0], maps[1])
+def test_bad_options_are_refused_at_construction(options, argument):
+    with pytest.raises((ValueError, TypeError), match=rf"^{argument}: expected"):
+        mk.MultiMixHead(D, C, **options)
+
+
+def test_numbers_of_numpy_and_torch(batch):
+    given = mk.MultiMixHead(
+        D, C, n=np.int64(9), m=torch.tensor(3), alpha=np.float32(0.5), label_smoothing=np.float64(0.25)
+    )
+    plain = mk.MultiMixHead(D, C, n=9, m=3, alpha=0.5, label_smoothing=0.25)
+    plain.load_state_dict(given.state_dict())
+    results = []
+    for head in (given, plain):
+        torch.manual_seed(1)
+        results.append(head(*batch))
+    assert torch.equal(*results)
+
+
+@pytest.mark.parametrize("convert", ["half", "bfloat16", "float", "double"])
+@pytest.mark.parametrize("bound", [0.01, 1000.0])
+def test_alpha_at_a_bound_in_every_dtype(bound, convert, batch, backend):
+    """The buffer is rounded with the parameters."""
+    head = getattr(mk.MultiMixHead(D, C, n=9, alpha=torch.full((B,), bound), backend=backend), convert)()
+    assert head.alpha.dtype == head.weight.dtype
+    assert head(batch[0].to(head.weight.dtype), batch[1]).isfinite()
+
+
+def test_last_batch_smaller_than_m(batch):
+    x, target = batch[0][:3], batch[1][:3]
+    with pytest.raises(ValueError, match=r"^m: .*\[1, 3\].*got 4.*drop_last=True.*clamp_m=True"):
+        mk.MultiMixHead(D, C, m=4)(x, target)
+    head = mk.MultiMixHead(D, C, n=9, m=4, clamp_m=True)
+    for inputs, labels, m in ((*batch, 4), (x, target, None), (*batch, 4)):
+        torch.manual_seed(1)
+        found = head(inputs, labels)
+        torch.manual_seed(1)
+        assert torch.equal(found, mk.multimix_cross_entropy(inputs, labels, head.weight, head.bias, n=9, m=m))
+    maps = torch.randn(3, D, 2)
+    assert mk.MultiMixHead(D, C, m=4, dense=True, clamp_m=True)(maps, target).isfinite()
+    assert mk.MultiMixHead(D, C, clamp_m=True)(x, target).isfinite()
+
+
+def test_feature_maps_need_a_dense_head(maps):
+    head = mk.MultiMixHead(D, C)
+    for mode in (True, False):
+        head.train(mode)
+        for arguments in (maps, maps[:1], (maps[0].movedim(1, -1), maps[1])):
+            with pytest.raises(ValueError, match=r"^input: expected shape .*, got \(.*MultiMixHead\(dense=True\)"):
+                head(*arguments)
+        last = maps[0].movedim(1, -1)
+        assert torch.equal(head(last), F.linear(last, head.weight, head.bias))  # what nn.Linear takes
+    for wrong in (maps[0][:, :-1], maps[0][0, 0, 0]):
+        with pytest.raises(ValueError, match=rf"^input: expected shape \(b, {D}, \*spatial\), got"):
+            mk.MultiMixHead(D, C, dense=True)(wrong, maps[1])
+
+
+def test_labels_of_int32(batch):
+    head = mk.MultiMixHead(D, C, n=9)
+    for mode in (True, False):
+        results = []
+        for target in (batch[1], batch[1].int()):
+            torch.manual_seed(1)
+            results.append(head.train(mode)(batch[0], target))
+        assert torch.equal(*results)
 
 
 def test_gradient_is_that_of_the_function(batch, backend, device):

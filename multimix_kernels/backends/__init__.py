@@ -107,7 +107,7 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Backen
             if row.by_default and row.accepts(device, dtype) and _missing(row.name, device.index) is None:
                 return row
         raise ValueError(f"input: no backend takes dtype {dtype} on device {device.type}")
-    if name not in TABLE:
+    if not isinstance(name, str) or name not in TABLE:
         raise ValueError(f"{source}: there is no backend {name!r}; accepted: {', '.join(map(repr, TABLE))}, or None")
     row = TABLE[name]
     reason = _missing(name, device.index if device.type in row.devices else None)
