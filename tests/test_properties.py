@@ -135,13 +135,23 @@ def test_weights(number, backend, device):
         m = data.draw(st.one_of(st.none(), st.integers(1, b)))
         row_offset = data.draw(st.sampled_from([0, 1, 2**32 - 3, 2**62]))
         alpha = data.draw(alphas())
-        given_alpha = np.linspace(0.3, 3.0, b) if alpha == "per example" else alpha
+        alpha = np.linspace(0.3, 3.0, b) if alpha == "per example" else alpha
         r = int(np.prod(spatial))
-        exact = stream.weights(seed, n, b, m=m, alpha=given_alpha, r=r, row_offset=row_offset)
-        found = mk.sample_dirichlet(
-            n, b, m=m, alpha=torch.tensor(given_alpha, device=device) if alpha == "per example" else alpha,
-            spatial=spatial, seed=seed, row_offset=row_offset, device=device, backend=backend,
+        attention = data.draw(
+            st.none() | st.lists(st.sampled_from([0.0, 0.25, 1.0, 3.0]), min_size=b * r, max_size=b * r)
+        )
+        options = dict(
+            m=m, alpha=torch.tensor(alpha, device=device) if isinstance(alpha, np.ndarray) else alpha, seed=seed,
+            row_offset=row_offset, backend=backend,
         )  # fmt: skip
+        if attention is None:
+            found = mk.sample_dirichlet(n, b, spatial=spatial, device=device, **options)
+        else:
+            attention = torch.tensor(attention).reshape(b, *spatial)
+            x = torch.ones(b, 1, *spatial, device=device)
+            found = mk.multimix(x, attention=attention.to(device), n=n, **options).weights()
+            attention = attention.reshape(b, r).numpy()
+        exact = stream.weights(seed, n, b, m=m, alpha=alpha, r=r, row_offset=row_offset, attention=attention)
         assert_same_weights(found, torch.from_numpy(exact).reshape(found.shape))
 
     holds()
@@ -158,11 +168,11 @@ def test_low_precision_is_the_loss_of_the_rounded_operands(number, backend, devi
         wide = {name: x.detach().float().requires_grad_() for name, x in operands.items()}
         found = loss_and_gradients(problem.score_loss(operands, backend), operands)
         exact = loss_and_gradients(problem.score_loss(wide, backend), wide)
+        size = sizes(problem, wide, problem.lam(backend, torch.float32, device).cpu(), wide.get("attention"))
         for name, value in found.items():
             assert value.dtype == (torch.float32 if name == "loss" else dtype)
             error = (value.float() - exact[name]).abs().max()
-            # Relative to the scores, whose rounding is the error of the loss.
-            largest = max(exact[name].abs().max(), operands["scores"].abs().max() if name == "loss" else 0)
+            largest = max(exact[name].abs().max(), size[name])
             assert error <= 2 * torch.finfo(dtype).eps * largest, f"{name}: error {error:.3g} of {largest:.3g}"
 
     holds()
