@@ -10,9 +10,10 @@ microseconds. Latency that nothing hides is left out.
 import math
 from dataclasses import dataclass
 
-from multimix_kernels.backends.triton import aot, cases, config
+from multimix_kernels.backends.triton import config
 
 from .cases import CASES, Case
+from .compiled import aot, cases
 
 TARGET = "sm_90"
 FAMILY = cases.family_of(TARGET)

@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import torch
 import triton
 
-from multimix_kernels.backends.triton import aot, cases
+from .compiled import aot, cases
 
 LEGEND = """registers: of a thread. spilled: bytes of stack; on AMD vector registers in memory. local: instructions that
 use local memory. lanes: on AMD, scalar registers kept in lanes of vector registers, not in memory. shared: bytes.
