@@ -73,7 +73,7 @@ wheel: $(VENV)/wheels
 # Whether the wheels in dist/ are what they say they are.
 audit: $(VENV)/wheels
 	$(BIN)/python -m benchmarks.packaging dist/*.whl
-	for wheel in $(wildcard dist/*.sm*.whl); do $(BIN)/python -m benchmarks.cuda_report $$wheel || exit 1; done
+	for wheel in $(wildcard dist/*.sm*.whl); do $(BIN)/python -m benchmarks.compiled cuda $$wheel || exit 1; done
 
 $(VENV)/wheels: $(VENV)/torch
 	$(PIP) install 'build>=1' $(if $(filter Linux,$(shell uname)),nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)

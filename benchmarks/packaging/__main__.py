@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import tools
+from ..compiled import tools
 from .audit import audit
 
 

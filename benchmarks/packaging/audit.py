@@ -7,7 +7,8 @@ import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import elf, kernels, shims
+from ..compiled import kernels
+from . import elf, shims
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = "multimix_kernels/backends/lib"

@@ -4,7 +4,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import tools
+from ..compiled import tools
 
 Version = tuple[int, ...]
 

@@ -4,7 +4,7 @@ import importlib.util
 import re
 from pathlib import Path
 
-from . import tools
+from ..compiled import tools
 from .elf import Version
 
 HEADERS = ("torch/csrc/stable/c/shim.h", "torch/csrc/inductor/aoti_torch/c/shim.h")

@@ -5,8 +5,8 @@ import time
 import pytest
 import torch
 
-from benchmarks.memory import _peak_resident_bytes
-from benchmarks.timing import Budget, Timing, describe_error, measure
+from benchmarks.speed.memory import _peak_resident_bytes
+from benchmarks.speed.timing import Budget, Timing, describe_error, measure
 
 CPU = torch.device("cpu")
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.packaging import __main__, audit, elf, kernels, shims, tools
+from benchmarks.compiled import kernels, tools
+from benchmarks.packaging import __main__, audit, elf, shims
 
 NEEDS = elf.Needs(["libtorch.so", "libtorch_cpu.so", "libc.so.6"], ["torch_new"], {"GLIBC": (2, 28)}, [])
 STABLE = {"torch_new": (2, 10), "torch_newer": (2, 12)}

@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels: `python -m benchmarks.cuda_report [library or wheel]`.
+"""What the compiler made of the CUDA kernels: `python -m benchmarks.compiled cuda [library or wheel]`.
 
 Read from the compiled library: no GPU is needed, nothing is run. Columns: registers of a thread, bytes of its stack,
 instructions that use local memory, static shared memory (what is asked for at the launch is not in the binary),
@@ -13,10 +13,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from .packaging import kernels, tools
-from .packaging.kernels import Kernel
+from . import kernels, tools
+from .kernels import Kernel
 
-LIBRARY = Path(__file__).parents[1] / "multimix_kernels" / "backends" / "lib" / "multimix_cuda.so"
+LIBRARY = Path(__file__).parents[2] / "multimix_kernels" / "backends" / "lib" / "multimix_cuda.so"
 # Kernels without matrix products. Every other one must use the tensor cores.
 NO_PRODUCTS = frozenset({
     "add_up_kernel", "centre_kernel", "finish_loss_kernel", "label_classes_kernel", "label_mass_kernel",
@@ -58,7 +58,7 @@ def unpacked(path: Path, folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; 1 if there is something to complain about."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled cuda", description=__doc__.splitlines()[0])
     parser.add_argument(
         "library", nargs="?", type=Path, default=LIBRARY, help="a library or a wheel; default: in place"
     )
@@ -79,7 +79,3 @@ def main(arguments: list[str] | None = None) -> int:
         wrong += [f"{kernel.architecture} {name}: {complaint}" for complaint in complaints(kernel)]
     print(f"\n{len(found)} kernels, {len(wrong)} complaints", *wrong, sep="\n")
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

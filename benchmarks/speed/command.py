@@ -9,15 +9,16 @@ import torch
 
 import multimix_kernels as mk
 
-from . import memory, plots, tables
-from .cases import CASES, DTYPES, MODES
+from .. import tables
+from ..cases import CASES, DTYPES, MODES
+from ..progress import tqdm
+from ..results import RESULTS, Recorder, ok
+from ..system import available_bytes, busy, device_name, provenance, slug
+from . import memory, plots
 from .floors import Rates, measure_rates
 from .peers import all_peers, default_peers, missing_reason
-from .progress import tqdm
-from .results import RESULTS, Recorder, ok
 from .sampler import measure_samplers
 from .steps import StepRunner
-from .system import available_bytes, busy, device_name, provenance, slug
 from .timing import Budget, too_slow
 
 
