@@ -1,4 +1,7 @@
-"""Rows of results and the files that keep them: JSON lines, one row each, with its provenance."""
+"""Rows of results and the files that keep them: JSON lines, one row each, with its provenance.
+
+Grouped by hand: a row has the fields of its kind only, which a data frame would fill with NaN and turn into floats.
+"""
 
 import json
 import os

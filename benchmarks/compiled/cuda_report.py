@@ -13,6 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from ..text import table
 from . import kernels, tools
 from .kernels import Kernel
 
@@ -24,8 +25,7 @@ NO_PRODUCTS = frozenset({
     "pack_scores_kernel", "relative_kernel", "row_losses_kernel", "row_sums_kernel", "sample_kernel",
     "smooth_mass_kernel", "soft_rows_kernel", "sum_splits_kernel", "sum_up_kernel",
 })  # fmt: skip
-HEADER = """| target | kernel | registers | stack | local | shared | instructions | matrix |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"""
+HEADER = ("target", "kernel", "registers", "stack", "local", "shared", "instructions", "matrix")
 
 
 def complaints(kernel: Kernel) -> list[str]:
@@ -38,11 +38,11 @@ def complaints(kernel: Kernel) -> list[str]:
     return found
 
 
-def row(kernel: Kernel, name: str) -> str:
+def row(kernel: Kernel, name: str) -> tuple[str, ...]:
     """A line of the table."""
     matrix = ", ".join(f"{count} {opcode}" for opcode, count in kernel.matrix.items()) or "-"
     numbers = (kernel.registers, kernel.stack, kernel.local, kernel.shared, kernel.instructions)
-    return f"| {kernel.architecture} | {name} | {' | '.join(map(str, numbers))} | {matrix} |"
+    return (kernel.architecture, name, *map(str, numbers), matrix)
 
 
 def unpacked(path: Path, folder: Path) -> Path:
@@ -72,10 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error}{getattr(error, 'stderr', '')}", file=sys.stderr)
         return 1
     names = kernels.readable([kernel.symbol for kernel in found])
-    print(HEADER)
     wrong = [] if found else [f"{path.name} has no kernels"]
     for kernel, name in zip(found, names, strict=True):
-        print(row(kernel, name))
         wrong += [f"{kernel.architecture} {name}: {complaint}" for complaint in complaints(kernel)]
+    print(table(HEADER, map(row, found, names), markdown=True, left=("kernel", "matrix")))
     print(f"\n{len(found)} kernels, {len(wrong)} complaints", *wrong, sep="\n")
     return 1 if wrong else 0

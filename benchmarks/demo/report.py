@@ -6,6 +6,7 @@ import torch
 
 from multimix_kernels import multimix
 
+from .. import text
 from .methods import METHODS, PAPER, SPARSE
 from .results import Case, Results, backend_name
 from .settings import COMPARABLE
@@ -26,26 +27,19 @@ def label(method: str) -> str:
 
 def table(results: Results) -> str:
     """One row for each case and method: means over the seeds, with spread."""
-    header = (
-        f"{'data:examples':<14} {'method':<22} {'clean, %':>12}  {'noise, %':>12}  {'shift, %':>12}  "
-        f"{'align':>6} {'uniform':>7} {'step, ms':>8} {'mixing, ms':>10}"
-    )
-    rule = "-" * len(header)
-    lines = [header]
-    for case in results.cases():
-        lines.append(rule)
-        lines += [_row(results, case, method) for method in results.methods(case)]
-    return "\n".join([*lines, rule, *_legend(results)])
+    accuracies = (f"{name}, % " for name in ACCURACIES.values())
+    header = ["data:examples", "method", *accuracies, "align", "uniform", "step, ms", "mixing, ms"]
+    rows = [_row(results, case, method) for case in results.cases() for method in results.methods(case)]
+    return "\n".join([text.table(header, rows, left=("method",)), "", *_legend(results)])
 
 
-def _row(results: Results, case: Case, method: str) -> str:
-    cells = [f"{case[0]}:{case[1]}".ljust(14), label(method).ljust(22)]
+def _row(results: Results, case: Case, method: str) -> list[str]:
+    cells = [f"{case[0]}:{case[1]}", label(method)]
     for figure in ACCURACIES:
         mean, spread = results.mean(case, method, figure), results.spread(case, method, figure)
-        cells.append(f"{100 * mean:6.1f} ±{100 * spread:4.1f}{MARKS[results.verdict(case, method, figure)]}")
-    cells += [f"{results.mean(case, method, 'alignment'):6.3f}", f"{results.mean(case, method, 'uniformity'):7.2f}"]
-    cells += [f"{results.median(case, method, 'step_ms'):8.2f}", f"{results.median(case, method, 'mixing_ms'):10.2f}"]
-    return " ".join(cells)
+        cells.append(f"{100 * mean:.1f} ±{100 * spread:4.1f}{MARKS[results.verdict(case, method, figure)]}")
+    cells += [f"{results.mean(case, method, 'alignment'):.3f}", f"{results.mean(case, method, 'uniformity'):.2f}"]
+    return cells + [f"{results.median(case, method, figure):.2f}" for figure in ("step_ms", "mixing_ms")]
 
 
 def _legend(results: Results) -> list[str]:

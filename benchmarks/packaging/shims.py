@@ -1,4 +1,7 @@
-"""The C functions of torch's stable ABI, and the least torch that has each, from the headers of the installed torch."""
+"""The C functions of torch's stable ABI, and the least torch that has each, from the headers of the installed torch.
+
+No package lists them.
+"""
 
 import importlib.util
 import re
