@@ -13,7 +13,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 CODE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml $(CODE)
 
-.PHONY: setup demo test test-all test-sanitized lint bench gpu wheel audit clean
+.PHONY: setup demo test test-all kernel-test test-sanitized lint bench gpu wheel audit clean
 
 setup: $(VENV)/installed
 
@@ -40,6 +40,24 @@ test: setup
 
 test-all: setup
 	$(BIN)/python -m pytest -m '' $(ARGS)
+
+# The tests of one backend's kernels, e.g. make kernel-test BACKEND=triton ARGS='-k soft': triton in its interpreter,
+# cuda on the CPU under tests/simt, cpu and reference as they are.
+BACKEND ?=
+ALL_BACKENDS := triton cuda cpu reference
+QUIET := -q -p no:cacheprovider -W ignore::RuntimeWarning
+SIMULATED := from inspect import unwrap; from tests.backends.cuda.test_simulated import library; print(unwrap(library)())
+kernel-test: setup
+	$(if $(filter $(BACKEND),$(ALL_BACKENDS)),,$(error make kernel-test BACKEND=...: one of $(ALL_BACKENDS)))
+ifeq ($(BACKEND),triton)
+	TRITON_INTERPRET=1 MULTIMIX_TESTED_BACKEND=triton \
+	  $(BIN)/python -m pytest $(QUIET) tests/backends/triton/interpreted.py $(ARGS)
+else ifeq ($(BACKEND),cuda)
+	MULTIMIX_CUDA_SIMT="$$($(BIN)/python -c '$(SIMULATED)')" MULTIMIX_TESTED_BACKEND=cuda OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest $(QUIET) tests/backends/cuda/simulated.py $(ARGS)
+else
+	$(BIN)/python -m pytest $(QUIET) -p benchmarks.gpu.selection --backends=$(BACKEND) tests $(ARGS)
+endif
 
 # The C++ library's tests under AddressSanitizer and UBSan, from a build of their own.
 SANITIZED := build/sanitized
