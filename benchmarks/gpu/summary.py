@@ -6,9 +6,9 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..files import write_atomically, write_json
 from ..text import table
 from .child import Outcome
-from .files import write_atomically, write_json
 from .parts import Part, Step
 
 BAD = ("failed", "timed out", "interrupted")
