@@ -6,7 +6,6 @@ try:
     import tabulate
 
     tabulate.MIN_PADDING = 0  # headers need no more room than cells
-    tabulate.PRESERVE_WHITESPACE = True  # which aligns what follows a number
 except ImportError:
     tabulate = None
 

@@ -12,7 +12,7 @@ from .results import Case, Results, backend_name
 from .settings import COMPARABLE
 
 ACCURACIES = {"accuracy": "clean", "noise_accuracy": "noise", "shift_accuracy": "shift"}
-MARKS = {1: "+", -1: "-", 0: " "}
+MARKS = {1: "+", -1: "-", 0: "~"}
 
 
 def title(case: Case) -> str:
@@ -27,7 +27,7 @@ def label(method: str) -> str:
 
 def table(results: Results) -> str:
     """One row for each case and method: means over the seeds, with spread."""
-    accuracies = (f"{name}, % " for name in ACCURACIES.values())
+    accuracies = (f"{name}, %" for name in ACCURACIES.values())
     header = ["data:examples", "method", *accuracies, "align", "uniform", "step, ms", "mixing, ms"]
     rows = [_row(results, case, method) for case in results.cases() for method in results.methods(case)]
     return "\n".join([text.table(header, rows, left=("method",)), "", *_legend(results)])
@@ -50,7 +50,7 @@ def _legend(results: Results) -> list[str]:
         f"{backend_name(settings)!r}. Other seeds draw other training examples too.",
         "X / Y: X on half of the mini-batches, Y on the others.",
         f"sparse: on every mini-batch, with Dirichlet concentrations {SPARSE} in place of {PAPER}.",
-        "+ or -: above or below plain in every seed, by more than the spread of the differences.",
+        "+ or -: above or below plain in every seed, by more than the differences' spread; ~: the runs do not tell.",
         f"noise: Gaussian, of {settings.noise} standard deviations of the data. shift: by up to "
         f"{100 * settings.shift:g} % of the length. Both on test inputs only.",
         "align: mean squared distance within a class. uniform: log mean exp(-2 distance²) of all pairs. Lower is "
