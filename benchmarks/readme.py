@@ -10,7 +10,8 @@ from pathlib import Path
 from .cases import CASES
 from .results import RESULTS, grouped, ok, read_all
 from .system import ROOT, busy, slug
-from .tables import duration, fastest_peer, memory_table, number, ratio, sampler_table, speed_up, table
+from .tables import fastest_peer, memory_table, sampler_table, speed_up
+from .text import duration, number, ratio, table
 
 BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
 _PEERS = ("paper", "paper-compiled", "linear-ce", "scores", "scores-compiled")

@@ -1,10 +1,13 @@
-"""Rows of results and the files that keep them: JSON lines, one row each, with its provenance."""
+"""Rows of results and the files that keep them: JSON lines, one row each, with its provenance.
+
+Grouped by hand: a row has the fields of its kind only, which a data frame would fill with NaN and turn into floats.
+"""
 
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from .files import write_atomically
 from .system import ROOT
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -78,6 +81,4 @@ class Recorder:
 
     def _write(self) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        new = self.path.with_suffix(".tmp")
-        new.write_text("".join(json.dumps(row) + "\n" for row in self.everything()))
-        os.replace(new, self.path)
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in self.everything()))

@@ -1,4 +1,4 @@
-"""This machine: its name, its memory, its software."""
+"""This machine: its name, its memory, its software; by hand, as `make gpu` runs where nothing can be installed."""
 
 import functools
 import os

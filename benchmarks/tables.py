@@ -1,65 +1,12 @@
-"""Tables for the terminal and for Markdown."""
+"""Results as tables, for the terminal and for Markdown."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from .cases import CASES
 from .results import ok
+from .text import duration, number, ratio, size, table
 
 BASELINES = ("paper", "scores")
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], markdown: bool = False) -> str:
-    """Aligned columns: the first to the left, the others to the right, a last column called "note" to the left."""
-    lines = [list(header), *(list(row) for row in rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    left = [i == 0 or name == "note" for i, name in enumerate(header)]
-
-    def cells(line):
-        return [
-            cell.ljust(width) if at_left else cell.rjust(width)
-            for cell, width, at_left in zip(line, widths, left, strict=True)
-        ]
-
-    if markdown:
-        rule = [
-            "-" * width if at_left else "-" * (width - 1) + ":" for width, at_left in zip(widths, left, strict=True)
-        ]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (cells(lines[0]), rule, *map(cells, lines[1:])))
-    rule = ["-" * width for width in widths]
-    return "\n".join("  ".join(line).rstrip() for line in (cells(lines[0]), rule, *map(cells, lines[1:])))
-
-
-def duration(seconds: float) -> str:
-    """Three significant digits and a unit."""
-    for unit, scale in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
-        if seconds >= scale or unit == "µs":
-            value = seconds / scale
-            return f"{value:.{max(0, 2 - len(str(int(value))) + 1)}f} {unit}"
-    raise AssertionError
-
-
-def size(count: float) -> str:
-    """Bytes in a binary unit."""
-    for unit in ("KiB", "MiB", "GiB"):
-        count /= 1024
-        if count < 999.5 or unit == "GiB":
-            return f"{count:.3g} {unit}"
-    raise AssertionError
-
-
-def number(n: int) -> str:
-    """1000, 10⁴, 3·10⁵."""
-    if n < 10**4 or n % 10**3:
-        return str(n)
-    digits = str(n).rstrip("0")
-    exponent = str(len(str(n)) - 1).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    mantissa = digits[0] + ("." + digits[1:] if len(digits) > 1 else "")
-    return f"10{exponent}" if mantissa == "1" else f"{mantissa}·10{exponent}"
-
-
-def ratio(value: float | None) -> str:
-    """How many times as fast."""
-    return "-" if value is None else f"{value:.2f}x" if value < 9.995 else f"{value:.0f}x"
 
 
 def spread(row: dict) -> str:

@@ -2,6 +2,6 @@
 
 from importlib.util import find_spec
 
-_MISSING = [name for name in ("matplotlib", "mnist1d", "sklearn", "tqdm") if find_spec(name) is None]
+_MISSING = [name for name in ("matplotlib", "mnist1d", "sklearn") if find_spec(name) is None]
 if _MISSING:
     raise ImportError(f"the demonstration needs {', '.join(_MISSING)}: pip install 'multimix_kernels[demo]'")

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from tqdm import tqdm
-
+from ..progress import Progress
 from . import measures, picture, report
 from .data import Dataset
 from .methods import METHODS
@@ -50,11 +49,11 @@ def _run_all(
     settings = results.settings
     # Seeds outermost, so that after an interruption every method has about as many runs.
     jobs = [(seed, *case, name) for seed in range(settings.seeds) for case in cases for name in methods]
-    with tqdm(total=len(jobs) * settings.steps, unit="step", disable=None) as bar:
+    with Progress(len(jobs) * settings.steps, unit="step") as progress:
         for seed, whole, examples, name in jobs:
-            bar.set_description(f"{whole.name}:{examples} {METHODS[name].label}, seed {seed}")
+            progress.say(f"{whole.name}:{examples} {METHODS[name].label}, seed {seed}")
             data = whole.subset(examples, seed).to(settings.device)
-            trained = train(data, METHODS[name], seed, settings, bar.update)
+            trained = train(data, METHODS[name], seed, settings, progress.advance)
             results.runs.append(measure(trained, data, name, seed, settings))
             results.save(file)
             if seed == 0 and (whole, examples) == cases[0]:

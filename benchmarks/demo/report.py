@@ -6,12 +6,13 @@ import torch
 
 from multimix_kernels import multimix
 
+from .. import text
 from .methods import METHODS, PAPER, SPARSE
 from .results import Case, Results, backend_name
 from .settings import COMPARABLE
 
 ACCURACIES = {"accuracy": "clean", "noise_accuracy": "noise", "shift_accuracy": "shift"}
-MARKS = {1: "+", -1: "-", 0: " "}
+MARKS = {1: "+", -1: "-", 0: "~"}
 
 
 def title(case: Case) -> str:
@@ -26,26 +27,19 @@ def label(method: str) -> str:
 
 def table(results: Results) -> str:
     """One row for each case and method: means over the seeds, with spread."""
-    header = (
-        f"{'data:examples':<14} {'method':<22} {'clean, %':>12}  {'noise, %':>12}  {'shift, %':>12}  "
-        f"{'align':>6} {'uniform':>7} {'step, ms':>8} {'mixing, ms':>10}"
-    )
-    rule = "-" * len(header)
-    lines = [header]
-    for case in results.cases():
-        lines.append(rule)
-        lines += [_row(results, case, method) for method in results.methods(case)]
-    return "\n".join([*lines, rule, *_legend(results)])
+    accuracies = (f"{name}, %" for name in ACCURACIES.values())
+    header = ["data:examples", "method", *accuracies, "align", "uniform", "step, ms", "mixing, ms"]
+    rows = [_row(results, case, method) for case in results.cases() for method in results.methods(case)]
+    return "\n".join([text.table(header, rows, left=("method",)), "", *_legend(results)])
 
 
-def _row(results: Results, case: Case, method: str) -> str:
-    cells = [f"{case[0]}:{case[1]}".ljust(14), label(method).ljust(22)]
+def _row(results: Results, case: Case, method: str) -> list[str]:
+    cells = [f"{case[0]}:{case[1]}", label(method)]
     for figure in ACCURACIES:
         mean, spread = results.mean(case, method, figure), results.spread(case, method, figure)
-        cells.append(f"{100 * mean:6.1f} ±{100 * spread:4.1f}{MARKS[results.verdict(case, method, figure)]}")
-    cells += [f"{results.mean(case, method, 'alignment'):6.3f}", f"{results.mean(case, method, 'uniformity'):7.2f}"]
-    cells += [f"{results.median(case, method, 'step_ms'):8.2f}", f"{results.median(case, method, 'mixing_ms'):10.2f}"]
-    return " ".join(cells)
+        cells.append(f"{100 * mean:.1f} ±{100 * spread:4.1f}{MARKS[results.verdict(case, method, figure)]}")
+    cells += [f"{results.mean(case, method, 'alignment'):.3f}", f"{results.mean(case, method, 'uniformity'):.2f}"]
+    return cells + [f"{results.median(case, method, figure):.2f}" for figure in ("step_ms", "mixing_ms")]
 
 
 def _legend(results: Results) -> list[str]:
@@ -56,7 +50,7 @@ def _legend(results: Results) -> list[str]:
         f"{backend_name(settings)!r}. Other seeds draw other training examples too.",
         "X / Y: X on half of the mini-batches, Y on the others.",
         f"sparse: on every mini-batch, with Dirichlet concentrations {SPARSE} in place of {PAPER}.",
-        "+ or -: above or below plain in every seed, by more than the spread of the differences.",
+        "+ or -: above or below plain in every seed, by more than the differences' spread; ~: the runs do not tell.",
         f"noise: Gaussian, of {settings.noise} standard deviations of the data. shift: by up to "
         f"{100 * settings.shift:g} % of the length. Both on test inputs only.",
         "align: mean squared distance within a class. uniform: log mean exp(-2 distance²) of all pairs. Lower is "

@@ -4,6 +4,8 @@ import csv
 import sys
 from pathlib import Path
 
+from ..text import table
+
 COLUMNS = {
     "time": "Duration", "SM %": "Compute (SM) Throughput", "memory %": "Memory Throughput",
     "DRAM %": "DRAM Throughput", "L1 %": "L1/TEX Cache Throughput", "registers": "Registers Per Thread",
@@ -29,12 +31,7 @@ def read_kernels(path: Path) -> list[dict[str, str]]:
 
 def render(kernels: list[dict[str, str]]) -> str:
     """Aligned columns."""
-    body = [["kernel", *COLUMNS]] + [[k["kernel"][:_NAME], *(k.get(c, "-") for c in COLUMNS)] for k in kernels]
-    widths = [max(len(line[i]) for line in body) for i in range(len(body[0]))]
-    return "\n".join(
-        "  ".join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in body
-    )
+    return table(["kernel", *COLUMNS], [[k["kernel"][:_NAME], *(k.get(c, "-") for c in COLUMNS)] for k in kernels])
 
 
 def main(arguments: list[str]) -> int:

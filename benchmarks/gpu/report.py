@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from .files import write_json
+from ..files import write_json
 from .machine import FILE, facts
 
 TOOLS = ("nvidia-smi", "nvcc", "compute-sanitizer", "ncu", "cuobjdump", "ninja", "c++", "git")

@@ -6,8 +6,9 @@ import time
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ..files import write_atomically, write_json
+from ..text import table
 from .child import Outcome
-from .files import write_atomically, write_json
 from .parts import Part, Step
 
 BAD = ("failed", "timed out", "interrupted")
@@ -86,15 +87,13 @@ class Summary:
             f"commit {machine.get('commit') or 'unknown'}{dirty}",
             "",
         ]
-        body = [("part", "status", "seconds", "note")]
+        body = []
         for record in data["steps"]:
             rows = record["parts"] or [{"part": record["step"], "status": record["status"]}]
             for row in rows:
                 seconds = f"{row['seconds']:.1f}" if "seconds" in row else "-"
                 body.append((row["part"], row["status"], seconds, row.get("note", "")))
-        widths = [max(len(line[i]) for line in body) for i in range(3)]
-        for name, status, seconds, note in body:
-            lines.append(f"{name:{widths[0]}}  {status:{widths[1]}}  {seconds:>{widths[2]}}  {note}".rstrip())
+        lines.append(table(("part", "status", "seconds", "note"), body, left=("status", "note")))
         return "\n".join(lines)
 
     def _row(self, part: Part) -> dict:

@@ -1,7 +1,8 @@
 """`python -m benchmarks.packaging dist/*.whl`: prints what is in wheels; 1 if one is not what it says it is.
 
-Checked: the tag and the version; that of torch only the stable ABI of 2.10 is used; which glibc and libstdc++ are
-needed; that no CUDA library is looked for at load; that GPU code is for exactly the architectures asked for.
+Checked: the tag and the version, with auditwheel that the system it names is the one that is needed; that of torch only
+the stable ABI of 2.10 is used; that no CUDA library is looked for at load; that GPU code is for exactly the
+architectures asked for.
 """
 
 import argparse
@@ -9,7 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from . import tools
+from ..compiled import tools
 from .audit import audit
 
 

@@ -2,20 +2,25 @@
 
 import json
 import re
+import subprocess
+import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from . import elf, kernels, shims
+from packaging.utils import parse_wheel_filename
+from packaging.version import Version
+
+from ..compiled import kernels
+from . import elf, shims
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = "multimix_kernels/backends/lib"
 MIN_TORCH = (2, 10)
-# Of torch and of every Linux; the CUDA runtime is inside, and the driver is looked for when it is needed.
-NEEDED = re.compile(r"lib(torch|torch_cpu|c10|stdc\+\+|gcc_s|m|c|pthread|dl|rt)\.so(\.\d+)?|ld-linux.*")
-# What RHEL 9, Debian 12 and Ubuntu 22.04 have: manylinux_2_34.
-HIGHEST = {"GLIBC": (2, 34), "GLIBCXX": (3, 4, 29), "CXXABI": (1, 3, 13), "GCC": (11,)}
+# Beyond the libraries of every Linux; the CUDA runtime is inside, and the driver is looked for when it is needed.
+TORCH_LIBRARIES = {"libtorch.so", "libtorch_cpu.so", "libc10.so"}
+NEWEST = (2, 34)  # manylinux_2_34: RHEL 9, Debian 12, Ubuntu 22.04
 
 
 @dataclass
@@ -39,22 +44,36 @@ def local_version(info: dict) -> str:
     return ".".join(["cu" + "".join(info["cuda"]["nvcc"].split(".")[:2]), *(name.replace("_", "") for name in names)])
 
 
-def check_needs(name: str, needs: elf.Needs, stable: dict[str, elf.Version], findings: Findings) -> None:
-    """What a library needs: of torch only the stable ABI, of the system not too new a one."""
-    foreign = [library for library in needs.libraries if not NEEDED.fullmatch(library)]
-    findings.check(not foreign, f"{name} needs {', '.join(foreign)}")
+def show(path: Path) -> dict:
+    """What auditwheel finds: its command prints JSON, while its Python modules promise no interface."""
+    command = [sys.executable, "-m", "auditwheel", "show", "--json", "--allow-pure-python-wheel", path]
+    return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+def check_system(shown: dict, platforms: set[str], findings: Findings) -> None:
+    """The system that the tag names is the one that the libraries need."""
+    platform = shown["sym_tag"]
+    findings.check(platform in platforms, f"its tag says {', '.join(sorted(platforms))}, its libraries {platform}")
+    version = re.match(r"manylinux_(\d+)_(\d+)_", platform)
+    old = version is not None and (int(version[1]), int(version[2])) <= NEWEST
+    findings.check(old, f"its libraries need {platform}, newer than manylinux_{'_'.join(map(str, NEWEST))}")
+    foreign = sorted(shown["external_libs"].keys() - TORCH_LIBRARIES)
+    findings.check(not foreign, f"it needs {', '.join(foreign)}")
+    numbers = [name.rsplit("_", 1) for names in shown["versioned_symbols"].values() for name in names]
+    newest = dict(sorted(numbers, key=lambda pair: Version(pair[1])))
+    needs = ", ".join(f"{library} {number}" for library, number in sorted(newest.items()))
+    findings.facts.append(f"{platform} ({needs}); loads {', '.join(shown['external_libs'])}")
+
+
+def check_needs(name: str, needs: elf.Needs, stable: dict[str, shims.Version], findings: Findings) -> None:
+    """What a library needs of torch: only the stable ABI."""
     findings.check(not needs.search_paths, f"{name} searches {', '.join(needs.search_paths)}")
     unstable = [symbol for symbol in needs.symbols if symbol not in stable]
     findings.check(not unstable, f"{name} uses symbols outside the stable ABI: {', '.join(unstable)}")
-    least = max([MIN_TORCH, *(stable[symbol] for symbol in needs.symbols if symbol in stable)])
+    least = shims.written(max([MIN_TORCH, *(stable[symbol] for symbol in needs.symbols if symbol in stable)]))
     newer = [symbol for symbol in needs.symbols if stable.get(symbol, MIN_TORCH) > MIN_TORCH]
-    findings.check(not newer, f"{name} needs torch {elf.written(least)}: {', '.join(newer)}")
-    for library, version in needs.floors.items():
-        highest = HIGHEST.get(library, version)
-        complaint = f"{name} needs {library} {elf.written(version)}, newer than {elf.written(highest)}"
-        findings.check(version <= highest, complaint)
-    floors = ", ".join(f"{library} {elf.written(version)}" for library, version in sorted(needs.floors.items()))
-    findings.facts.append(f"{name}: torch {elf.written(least)} or later; {floors}; loads {', '.join(needs.libraries)}")
+    findings.check(not newer, f"{name} needs torch {least}: {', '.join(newer)}")
+    findings.facts.append(f"{name}: torch {least} or later")
 
 
 def check_architectures(library: Path, asked: list[str], findings: Findings) -> None:
@@ -75,10 +94,10 @@ def check_architectures(library: Path, asked: list[str], findings: Findings) -> 
 def audit(path: Path) -> Findings:
     """Everything that can be said of a wheel without installing it."""
     findings = Findings()
-    name, version, *tag = path.stem.split("-", 4)
-    findings.check(
-        tag[:2] == ["py3", "none"] and tag[2] != "any", f"its tag is {'-'.join(tag)}, not py3-none-<platform>"
-    )
+    _, version, _, tags = parse_wheel_filename(path.name)
+    name, platforms = path.name.split("-")[0], {tag.platform for tag in tags}
+    for_any_python = {(tag.interpreter, tag.abi) for tag in tags} == {("py3", "none")} and "any" not in platforms
+    findings.check(for_any_python, f"its tag is {', '.join(map(str, tags))}, not py3-none-<platform>")
     with tempfile.TemporaryDirectory() as folder, zipfile.ZipFile(path) as wheel:
         wheel.extractall(folder)
         files = {info.filename: info.file_size for info in wheel.infolist()}
@@ -91,10 +110,10 @@ def audit(path: Path) -> Findings:
             return findings
         info = json.loads((Path(folder) / LIBRARIES / "build.json").read_text())
         expected = local_version(info)
-        findings.check(
-            version.partition("+")[2] == expected, f"its version is {version}, and it was built as {expected}"
-        )
-        stable = shims.table()
+        findings.check((version.local or "") == expected, f"its version is {version}, and it was built as {expected}")
+        shown, stable = show(path), shims.table()
+        if not shown["pure"]:
+            check_system(shown, platforms, findings)
         for kind in ("cpu", "cuda"):
             library = Path(folder) / LIBRARIES / f"multimix_{kind}.so"
             built = "reason" not in info[kind]

@@ -1,46 +1,33 @@
-"""What a shared library needs from the machine that loads it."""
+"""What a shared library asks of the process that loads it, beyond what auditwheel says: symbols and search paths."""
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import tools
+from elftools.elf.elffile import ELFFile
 
-Version = tuple[int, ...]
-
-
-def written(version: Version) -> str:
-    """(2, 10) -> 2.10."""
-    return ".".join(map(str, version))
+LOCAL = ("VER_NDX_LOCAL", "VER_NDX_GLOBAL")  # symbols without a version
 
 
 @dataclass(frozen=True)
 class Needs:
     """What has to be there when it is loaded."""
 
-    libraries: list[str]
     symbols: list[str]  # without a version: of torch, or of nobody
-    floors: dict[str, Version]  # e.g. GLIBC: the newest version of a symbol that is used
     search_paths: list[str]
 
 
 def read(library: Path) -> Needs:
-    """Reads the dynamic section."""
-    dynamic = tools.run("readelf", "-dW", library)
-    symbols, floors = [], {}
-    for line in tools.run("readelf", "-W", "--dyn-syms", library).splitlines():
-        match = re.match(r"\s*\d+: [0-9a-f]+\s+\S+ \S+\s+(GLOBAL|WEAK)\s+\S+\s+UND (\S+)", line)
-        if match is None:
-            continue
-        name, _, version = match[2].partition("@")
-        if not version and match[1] == "GLOBAL":
-            symbols.append(name)
-        elif found := re.match(r"@?([A-Z]+)_([\d.]+)$", version):
-            number = tuple(int(part) for part in found[2].split("."))
-            floors[found[1]] = max(floors.get(found[1], (0,)), number)
-    return Needs(
-        re.findall(r"\(NEEDED\).*\[(.+)\]", dynamic),
-        symbols,
-        floors,
-        re.findall(r"\(R(?:UN)?PATH\).*\[(.+)\]", dynamic),
-    )
+    """Reads the dynamic section and its symbols."""
+    with library.open("rb") as file:
+        elf = ELFFile(file)
+        versions = elf.get_section_by_name(".gnu.version")
+        symbols = [
+            symbol.name
+            for index, symbol in enumerate(elf.get_section_by_name(".dynsym").iter_symbols())
+            if symbol["st_shndx"] == "SHN_UNDEF" and symbol["st_info"]["bind"] == "STB_GLOBAL"
+            if versions is None or versions.get_symbol(index)["ndx"] in LOCAL
+        ]
+        dynamic = elf.get_section_by_name(".dynamic")
+        paths = [tag.rpath for tag in dynamic.iter_tags("DT_RPATH")]
+        paths += [tag.runpath for tag in dynamic.iter_tags("DT_RUNPATH")]
+        return Needs(symbols, paths)

@@ -1,14 +1,23 @@
-"""The C functions of torch's stable ABI, and the least torch that has each, from the headers of the installed torch."""
+"""The C functions of torch's stable ABI, and the least torch that has each, from the headers of the installed torch.
+
+No package lists them.
+"""
 
 import importlib.util
 import re
 from pathlib import Path
 
-from . import tools
-from .elf import Version
+from ..compiled import tools
+
+Version = tuple[int, ...]
 
 HEADERS = ("torch/csrc/stable/c/shim.h", "torch/csrc/inductor/aoti_torch/c/shim.h")
 FIRST = (2, 10)  # what the headers do not date was there in 2.10 at the latest: compared with the headers of 2.10.0
+
+
+def written(version: Version) -> str:
+    """(2, 10) -> 2.10."""
+    return ".".join(map(str, version))
 
 
 def torch_headers() -> Path:

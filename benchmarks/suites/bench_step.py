@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from benchmarks.cases import CASES, MODES, make_problem
-from benchmarks.peers import all_peers
+from benchmarks.speed.peers import all_peers
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from benchmarks import command, steps
-from benchmarks.floors import Rates
 from benchmarks.results import read
-from benchmarks.timing import Budget
+from benchmarks.speed import command, steps
+from benchmarks.speed.floors import Rates
+from benchmarks.speed.timing import Budget
 from multimix_kernels.ops import OPERATORS
 
 LOSSES = ("mixed_cross_entropy", "soft_cross_entropy")
@@ -157,7 +157,7 @@ def test_the_time_of_a_step_is_foreseen(run, monkeypatch, backend):
 
 
 def test_a_peer_that_fails_says_why(run, monkeypatch):
-    from benchmarks import peers
+    from benchmarks.speed import peers
 
     def broken(*_):
         raise RuntimeError("no such luck")

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import multimix_kernels as mk
-from benchmarks import peers
 from benchmarks.cases import ALPHA, Case, make_problem, our_loss
-from benchmarks.checks import check
+from benchmarks.speed import peers
+from benchmarks.speed.checks import check
 
 CASES = [Case("flat", 6, 5, 4), Case("dense", 6, 5, 4, (2, 3))]
 

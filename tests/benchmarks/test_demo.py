@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-for package in ("matplotlib", "mnist1d", "PIL", "sklearn", "tqdm"):
+for package in ("matplotlib", "mnist1d", "PIL", "sklearn"):
     pytest.importorskip(package)
 
 from benchmarks.demo import __main__ as command

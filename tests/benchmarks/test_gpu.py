@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu import command, files, metrics, session
+from benchmarks import files
+from benchmarks.gpu import command, metrics, session
 from benchmarks.gpu.machine import FILE, Machine
 from benchmarks.gpu.parts import PYTHON, Part, Step
 from benchmarks.gpu.steps import STEPS

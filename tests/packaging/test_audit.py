@@ -3,14 +3,20 @@
 import json
 import shutil
 import subprocess
+import sys
 import zipfile
 from dataclasses import replace
 
 import pytest
 
-from benchmarks.packaging import __main__, audit, elf, kernels, shims, tools
+from benchmarks.compiled import kernels, tools
+from benchmarks.packaging import __main__, audit, elf, shims
 
-NEEDS = elf.Needs(["libtorch.so", "libtorch_cpu.so", "libc.so.6"], ["torch_new"], {"GLIBC": (2, 28)}, [])
+NEEDS = elf.Needs(["torch_new"], [])
+SHOWN = {
+    "pure": False, "sym_tag": "manylinux_2_34_x86_64", "external_libs": {"libtorch.so": None, "libtorch_cpu.so": None},
+    "versioned_symbols": {"libc.so.6": ["GLIBC_2.2.5", "GLIBC_2.28", "GLIBC_2.4"], "libgcc_s.so.1": ["GCC_3.0"]},
+}  # fmt: skip
 STABLE = {"torch_new": (2, 10), "torch_newer": (2, 12)}
 HEADER = """
 AOTI_TORCH_EXPORT AOTITorchError aoti_torch_old(int x);
@@ -55,18 +61,34 @@ def complaints(needs):
     ({}, None),
     ({"symbols": ["torch_new", "_ZN2at5emptyEv"]}, "library uses symbols outside the stable ABI: _ZN2at5emptyEv"),
     ({"symbols": ["torch_newer", "torch_new"]}, "library needs torch 2.12: torch_newer"),
-    ({"libraries": ["libc.so.6", "libcudart.so.13"]}, "library needs libcudart.so.13"),
-    ({"libraries": ["libtorch_cuda.so"]}, "library needs libtorch_cuda.so"),
-    ({"libraries": ["libtorch_python.so"]}, "library needs libtorch_python.so"),
-    ({"floors": {"GLIBC": (2, 38), "GLIBCXX": (3, 4, 29)}}, "library needs GLIBC 2.38, newer than 2.34"),
-    ({"floors": {"GCC": (12, 0, 0)}}, "library needs GCC 12.0.0, newer than 11"),
     ({"search_paths": ["/home/me/torch/lib"]}, "library searches /home/me/torch/lib"),
 ], ids=str)  # fmt: skip
 def test_needs(change, complaint):
     assert complaints(replace(NEEDS, **change)) == ([complaint] if complaint else [])
 
 
-@pytest.mark.skipif(not (shutil.which("c++") and shutil.which("readelf")), reason="needs c++ and readelf")
+@pytest.mark.parametrize(("change", "complaint"), [
+    ({}, None),
+    ({"external_libs": {"libtorch_cpu.so": None, "libcudart.so.13": None}}, "it needs libcudart.so.13"),
+    ({"external_libs": {"libtorch_cuda.so": None}}, "it needs libtorch_cuda.so"),
+    ({"external_libs": {"libtorch_python.so": None}}, "it needs libtorch_python.so"),
+    ({"sym_tag": "manylinux_2_28_x86_64"}, "its tag says manylinux_2_34_x86_64, its libraries manylinux_2_28_x86_64"),
+], ids=str)  # fmt: skip
+def test_system(change, complaint):
+    findings = audit.Findings()
+    audit.check_system(SHOWN | change, {"manylinux_2_34_x86_64"}, findings)
+    assert findings.wrong == ([complaint] if complaint else [])
+    assert "(GCC 3.0, GLIBC 2.28)" in findings.facts[0]
+
+
+@pytest.mark.parametrize("platform", ["manylinux_2_38_x86_64", "linux_x86_64"])
+def test_too_new_a_system(platform):
+    findings = audit.Findings()
+    audit.check_system(SHOWN | {"sym_tag": platform}, {platform}, findings)
+    assert findings.wrong == [f"its libraries need {platform}, newer than manylinux_2_34"]
+
+
+@pytest.mark.skipif(not (shutil.which("c++") and sys.platform == "linux"), reason="needs c++ and ELF")
 def test_reads_a_library(tmp_path):
     source = 'extern "C" int torch_new(); namespace at { int f(); } int* p = new int(at::f() + torch_new());'
     command = ["c++", "-shared", "-fPIC", "-x", "c++", "-", "-o", "library.so", "-Wl,-rpath,/somewhere"]
@@ -74,8 +96,6 @@ def test_reads_a_library(tmp_path):
     needs = elf.read(tmp_path / "library.so")
     assert sorted(needs.symbols) == ["_ZN2at1fEv", "torch_new"]
     assert needs.search_paths == ["/somewhere"]
-    assert "libstdc++.so.6" in needs.libraries
-    assert needs.floors["GLIBCXX"] >= (3, 4)
 
 
 @pytest.mark.parametrize(("asked", "binary", "ptx", "complaint"), [
@@ -105,7 +125,7 @@ def test_local_version(info, expected):
     assert audit.local_version(info) == expected
 
 
-def wheel(folder, name="multimix_kernels-0.1.0-py3-none-linux_x86_64.whl", files=(), info=None):
+def wheel(folder, name="multimix_kernels-0.1.0-py3-none-manylinux_2_34_x86_64.whl", files=(), info=None):
     info = {"cpu": {"reason": "no"}, "cuda": {"reason": "no"}} | (info or {})
     with zipfile.ZipFile(folder / name, "w") as file:
         file.writestr("multimix_kernels/backends/lib/build.json", json.dumps(info))
@@ -114,15 +134,17 @@ def wheel(folder, name="multimix_kernels-0.1.0-py3-none-linux_x86_64.whl", files
     return folder / name
 
 
-def test_wheel_without_faults(tmp_path):
+def test_wheel_without_faults(tmp_path, monkeypatch):
+    monkeypatch.setattr(audit, "show", lambda path: SHOWN)
     path = wheel(tmp_path, files=["multimix_kernels/__init__.py", "multimix_kernels-0.1.0.dist-info/METADATA"])
     assert audit.audit(path).wrong == []
 
 
 @pytest.mark.parametrize(("options", "complaint"), [
-    ({"name": "multimix_kernels-0.1.0-cp311-cp311-linux_x86_64.whl"}, "its tag is cp311-cp311-linux_x86_64"),
+    ({"name": "multimix_kernels-0.1.0-cp311-cp311-manylinux_2_34_x86_64.whl"}, "its tag is cp311-cp311-"),
     ({"name": "multimix_kernels-0.1.0-py3-none-any.whl"}, "its tag is py3-none-any"),
-    ({"name": "multimix_kernels-0.1.0+cpu-py3-none-linux_x86_64.whl"}, "its version is 0.1.0+cpu, and it was built"),
+    ({"name": "multimix_kernels-0.1.0+cpu-py3-none-manylinux_2_34_x86_64.whl"}, "its version is 0.1.0+cpu, and"),
+    ({"name": "multimix_kernels-0.1.0-py3-none-linux_x86_64.whl"}, "its tag says linux_x86_64, its libraries"),
     ({"files": ["tests/__init__.py"]}, "it has tests/__init__.py"),
     ({"files": ["multimix_kernels/kernels.cu"]}, "it has multimix_kernels/kernels.cu"),
     ({"files": ["multimix_kernels/backends/lib/multimix_cuda.so"]}, "multimix_cuda.so: build.json says"),
@@ -130,6 +152,7 @@ def test_wheel_without_faults(tmp_path):
 ], ids=str)  # fmt: skip
 def test_wheel_with_a_fault(tmp_path, monkeypatch, options, complaint):
     monkeypatch.setattr(elf, "read", lambda library: NEEDS)
+    monkeypatch.setattr(audit, "show", lambda path: SHOWN | {"pure": "none-any" in path.name})
     monkeypatch.setattr(audit.shims, "table", lambda: STABLE)
     monkeypatch.setattr(kernels, "architectures", lambda library: ({}, {}))
     (wrong,) = audit.audit(wheel(tmp_path, **options)).wrong
@@ -137,6 +160,7 @@ def test_wheel_with_a_fault(tmp_path, monkeypatch, options, complaint):
 
 
 def test_command(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(audit, "show", lambda path: SHOWN)
     good, bad = wheel(tmp_path), wheel(tmp_path, "multimix_kernels-0.1.0-py3-none-any.whl")
     assert __main__.main([str(good)]) == 0
     assert __main__.main([str(good), str(bad)]) == 1

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import cuda_report
-from benchmarks.packaging import kernels, tools
-from benchmarks.packaging.kernels import Kernel
+from benchmarks.compiled import cuda_report, kernels, tools
+from benchmarks.compiled.kernels import Kernel
 
 SOURCES = Path(__file__).parents[2] / "csrc" / "cuda"
 PRODUCT, SAMPLE = "_ZN8multimix10mix_kernelILNS_7OperandE0EEEvNS_6MixJobE", "_ZN8multimix13sample_kernelEv"

@@ -250,6 +250,17 @@ def test_rules(setup, nvcc, monkeypatch, tmp_path):
     assert "nvcc" not in rules(setup, tmp_path, "cpu")
 
 
+def test_sources_at_any_depth(setup, nvcc, monkeypatch, tmp_path):
+    """Objects are named by the path of their source: equal names in two folders are two objects."""
+    nvcc()
+    monkeypatch.setattr(setup, "ROOT", tmp_path)
+    for name in ("top.cu", "mix/rows.cu", "soft/rows.cu"):
+        (tmp_path / "csrc/cuda" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csrc/cuda" / name).touch()
+    built = [line.split()[1] for line in rules(setup, tmp_path, "cuda").splitlines() if ": nvcc " in line]
+    assert built == [f"{tmp_path}/cuda/{name}.o:" for name in ("mix/rows", "soft/rows", "top")]
+
+
 @pytest.mark.parametrize(("jobs", "threads", "expected"), [("1", "", 1), ("64", "", 2), ("64", "5", 5), ("1", "3", 3)])
 def test_nvcc_threads(setup, nvcc, monkeypatch, tmp_path, jobs, threads, expected):
     """By default no more than there are architectures, and no more than MAX_JOBS in all."""

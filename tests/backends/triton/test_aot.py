@@ -11,7 +11,7 @@ if importlib.util.find_spec("triton") is None:
 if package.INTERPRET:
     pytest.skip("Triton interprets kernels and compiles none", allow_module_level=True)
 
-from multimix_kernels.backends.triton import aot, cases
+from benchmarks.compiled import aot, cases
 
 ALL = [(target, case) for target in cases.TARGETS for case in cases.cases_of(target)]
 

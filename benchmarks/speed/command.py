@@ -9,15 +9,17 @@ import torch
 
 import multimix_kernels as mk
 
-from . import memory, plots, tables
-from .cases import CASES, DTYPES, MODES
+from .. import tables
+from ..cases import CASES, DTYPES, MODES
+from ..progress import Progress
+from ..results import RESULTS, Recorder, ok
+from ..system import available_bytes, busy, device_name, provenance, slug
+from ..text import number
+from . import memory, plots
 from .floors import Rates, measure_rates
 from .peers import all_peers, default_peers, missing_reason
-from .progress import tqdm
-from .results import RESULTS, Recorder, ok
 from .sampler import measure_samplers
 from .steps import StepRunner
-from .system import available_bytes, busy, device_name, provenance, slug
 from .timing import Budget, too_slow
 
 
@@ -98,7 +100,7 @@ class _Run:
         self.recorder = Recorder(
             folder / f"{self.level.name}.jsonl", provenance(self.device) | {"level": self.level.name}
         )
-        self.bar: tqdm | None = None
+        self.progress: Progress
 
     @property
     def exit_code(self) -> int:
@@ -108,7 +110,7 @@ class _Run:
         points = self._memory_points()
         steps = len(self.groups) + 1 if self.parts["steps"] else 0
         total = steps + self.parts["sampler"] + (len(points) if self.parts["memory"] else 0)
-        with tqdm(total=total, file=sys.stderr, dynamic_ncols=True, leave=False) as self.bar:
+        with Progress(total) as self.progress:
             if self.parts["steps"]:
                 self._steps()
             if self.parts["sampler"]:
@@ -137,16 +139,16 @@ class _Run:
         rates = self._rates()
         level = self.level
         runner = StepRunner(
-            self.recorder, self.peers, self.dtype, self.device, level.budget, level.limit, rates, self._say
+            self.recorder, self.peers, self.dtype, self.device, level.budget, level.limit, rates, self.progress.say
         )
-        self._advance()
+        self.progress.advance()
         for case, n, mode in self.groups:
             rows = runner.run(case, n, mode)
-            self._print(tables.step_table(rows) + "\n")
-            self._advance()
+            self.progress.print(tables.step_table(rows) + "\n")
+            self.progress.advance()
 
     def _rates(self) -> Rates | None:
-        self._say("floors")
+        self.progress.say("floors")
         usable = (name for name in self.ours if missing_reason(name, self.device, self.dtype) is None)
         backend = next(usable, self.best)
         rates = measure_rates(self.device, self.dtype, backend)
@@ -156,8 +158,8 @@ class _Run:
         )  # fmt: skip
         if busy(self.recorder.provenance):
             load = self.recorder.provenance["load"]
-            self._print(f"Other work is running here (load {load:.1f} at the start): expect wide spreads.\n")
-        self._print(
+            self.progress.print(f"Other work is running here (load {load:.1f} at the start): expect wide spreads.\n")
+        self.progress.print(
             f"{device_name(self.device)}: {rates.products / 1e9:.4g} GFLOP/s ({self.options.dtype}), "
             f"{rates.exponentials / 1e9:.3g} G exp/s, {rates.gammas / 1e6:.3g} M gammas/s ({backend})\n"
         )
@@ -165,10 +167,10 @@ class _Run:
 
     def _sampler(self) -> None:
         usable = [name for name in self.ours if missing_reason(name, self.device, self.dtype) is None]
-        for row in measure_samplers(self.device, usable, self.level.budget, self.level.limit, self._say):
+        for row in measure_samplers(self.device, usable, self.level.budget, self.level.limit, self.progress.say):
             self.recorder.add(**row)
-        self._print(tables.sampler_table(self.recorder.of_kind("sampler")) + "\n")
-        self._advance()
+        self.progress.print(tables.sampler_table(self.recorder.of_kind("sampler")) + "\n")
+        self.progress.advance()
 
     def _memory_points(self) -> list[tuple[str, int]]:
         names = [p.name for p in self.peers if p.ours or p.name in (self.options.peers or self.level.memory_peers)]
@@ -179,7 +181,7 @@ class _Run:
         problem = memory.make_problem(case, 1, "full", self.dtype, self.device)
         last: dict[str, tuple[int, float]] = {}  # n and seconds
         for name, n in points:
-            self._say(f"memory of {name}, n {n:.0e}")
+            self.progress.say(f"memory of {name}, n {n:.0e}")
             # What the first call costs in a fresh process hides the time of a small step.
             last_n, last_seconds = last.get(name, (0, 0.0))
             seconds = last_seconds * n / last_n if last_n >= 10**5 else 0.0
@@ -199,19 +201,7 @@ class _Run:
                 last[name] = n, row["seconds"]
             fields = {"case": case.name, "n": n, "mode": "full", "dtype": self.options.dtype}
             self.recorder.add(kind="memory", peer=name, ours=peers[name].ours, **fields, **row)
-            self._advance()
-
-    def _say(self, text: str) -> None:
-        if self.bar is not None:
-            self.bar.set_postfix_str(text)
-
-    def _advance(self) -> None:
-        if self.bar is not None:
-            self.bar.update()
-
-    def _print(self, text: str) -> None:
-        tqdm.write(text, file=sys.stdout)
-        sys.stdout.flush()
+            self.progress.advance()
 
 
 def _known(names: list[str], table: dict, what: str) -> list:
@@ -231,7 +221,7 @@ def _integer(text: str) -> int:
 def _listing() -> str:
     lines = ["cases:"]
     for case in CASES.values():
-        sizes = f"b {case.b}, d {case.d}, c {case.c}, r {case.r}, n {', '.join(map(tables.number, case.n))}"
+        sizes = f"b {case.b}, d {case.d}, c {case.c}, r {case.r}, n {', '.join(map(number, case.n))}"
         lines.append(f"  {case.name:18} {sizes}")
     lines.append("peers:")
     lines += [f"  {peer.name:18} {peer.label}" for peer in all_peers().values() if not peer.ours]

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from .cases import CASES
-from .results import grouped, ok
-from .tables import duration, fastest_peer, number
+from ..cases import CASES
+from ..results import grouped, ok
+from ..tables import fastest_peer
+from ..text import duration, number
 
 _COLOURS = {
     "paper": "#9a3412", "paper-compiled": "#ea580c", "linear-ce": "#f59e0b",

@@ -1,6 +1,6 @@
 """Peak memory of a step, beyond its inputs, outputs and gradients, each point in a process of its own.
 
-`python -m benchmarks.memory JSON` is that process: it prints one JSON object.
+`python -m benchmarks.speed.memory JSON` is that process: it prints one JSON object.
 """
 
 import contextlib
@@ -17,9 +17,9 @@ from pathlib import Path
 
 import torch
 
-from .cases import CASES, DTYPES, Case, make_problem
+from ..cases import CASES, DTYPES, Case, make_problem
+from ..system import ROOT
 from .peers import all_peers
-from .system import ROOT
 from .timing import describe_error, peak_cuda_bytes
 
 CASE = CASES["cifar100-r18"]
@@ -32,7 +32,7 @@ def measure_point(
 ) -> dict:
     """Peak bytes and seconds of one step, from a fresh process; or a status that says why not."""
     point = {"case": case.name, "n": n, "mode": mode, "dtype": dtype, "device": device, "peer": peer}
-    command = [sys.executable, "-m", "benchmarks.memory", json.dumps(point | {"threads": threads})]
+    command = [sys.executable, "-m", "benchmarks.speed.memory", json.dumps(point | {"threads": threads})]
     try:
         child = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit)
     except subprocess.TimeoutExpired:

@@ -1,4 +1,4 @@
-"""What the compiler made of the CUDA kernels: `python -m benchmarks.cuda_report [library or wheel]`.
+"""What the compiler made of the CUDA kernels: `python -m benchmarks.compiled cuda [library or wheel]`.
 
 Read from the compiled library: no GPU is needed, nothing is run. Columns: registers of a thread, bytes of its stack,
 instructions that use local memory, static shared memory (what is asked for at the launch is not in the binary),
@@ -13,10 +13,11 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from .packaging import kernels, tools
-from .packaging.kernels import Kernel
+from ..text import table
+from . import kernels, tools
+from .kernels import Kernel
 
-LIBRARY = Path(__file__).parents[1] / "multimix_kernels" / "backends" / "lib" / "multimix_cuda.so"
+LIBRARY = Path(__file__).parents[2] / "multimix_kernels" / "backends" / "lib" / "multimix_cuda.so"
 # Kernels without matrix products. Every other one must use the tensor cores.
 NO_PRODUCTS = frozenset({
     "add_up_kernel", "centre_kernel", "finish_loss_kernel", "label_classes_kernel", "label_mass_kernel",
@@ -24,8 +25,7 @@ NO_PRODUCTS = frozenset({
     "pack_scores_kernel", "relative_kernel", "row_losses_kernel", "row_sums_kernel", "sample_kernel",
     "smooth_mass_kernel", "soft_rows_kernel", "sum_splits_kernel", "sum_up_kernel",
 })  # fmt: skip
-HEADER = """| target | kernel | registers | stack | local | shared | instructions | matrix |
-| --- | --- | ---: | ---: | ---: | ---: | ---: | --- |"""
+HEADER = ("target", "kernel", "registers", "stack", "local", "shared", "instructions", "matrix")
 
 
 def complaints(kernel: Kernel) -> list[str]:
@@ -38,11 +38,11 @@ def complaints(kernel: Kernel) -> list[str]:
     return found
 
 
-def row(kernel: Kernel, name: str) -> str:
+def row(kernel: Kernel, name: str) -> tuple[str, ...]:
     """A line of the table."""
     matrix = ", ".join(f"{count} {opcode}" for opcode, count in kernel.matrix.items()) or "-"
     numbers = (kernel.registers, kernel.stack, kernel.local, kernel.shared, kernel.instructions)
-    return f"| {kernel.architecture} | {name} | {' | '.join(map(str, numbers))} | {matrix} |"
+    return (kernel.architecture, name, *map(str, numbers), matrix)
 
 
 def unpacked(path: Path, folder: Path) -> Path:
@@ -58,7 +58,7 @@ def unpacked(path: Path, folder: Path) -> Path:
 
 def main(arguments: list[str] | None = None) -> int:
     """Prints the table; 1 if there is something to complain about."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cuda_report", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.compiled cuda", description=__doc__.splitlines()[0])
     parser.add_argument(
         "library", nargs="?", type=Path, default=LIBRARY, help="a library or a wheel; default: in place"
     )
@@ -72,14 +72,9 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"{error}{getattr(error, 'stderr', '')}", file=sys.stderr)
         return 1
     names = kernels.readable([kernel.symbol for kernel in found])
-    print(HEADER)
     wrong = [] if found else [f"{path.name} has no kernels"]
     for kernel, name in zip(found, names, strict=True):
-        print(row(kernel, name))
         wrong += [f"{kernel.architecture} {name}: {complaint}" for complaint in complaints(kernel)]
+    print(table(HEADER, map(row, found, names), markdown=True, left=("kernel", "matrix")))
     print(f"\n{len(found)} kernels, {len(wrong)} complaints", *wrong, sep="\n")
     return 1 if wrong else 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

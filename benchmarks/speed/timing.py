@@ -1,4 +1,4 @@
-"""Timing that can be trusted: interleaved repetitions, medians and quartiles.
+"""Timing that can be trusted: medians and quartiles of repetitions that are interleaved, as no library does.
 
 On a CPU: a monotonic clock. On a GPU: events around each repetition, the L2 cache overwritten before it, and for small
 steps a CUDA graph, so that the time is the GPU's and not the interpreter's.

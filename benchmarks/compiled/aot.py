@@ -13,7 +13,8 @@ from pathlib import Path
 import triton
 from triton.compiler import ASTSource
 
-from . import config, mix, sample
+from multimix_kernels.backends.triton import config, mix, sample
+
 from .cases import TARGETS, Case
 
 SHARED_LIMIT = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 import multimix_kernels as mk
 
-from .cases import ALPHA, Problem, our_loss
+from ..cases import ALPHA, Problem, our_loss
 from .peers import paper_loss
 
 SEED = 2024

@@ -6,7 +6,7 @@ import torch
 
 import multimix_kernels as mk
 
-from .cases import ALPHA
+from ..cases import ALPHA
 from .timing import Budget, measure
 
 B = 128

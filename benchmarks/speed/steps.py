@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .cases import Case, Problem, make_problem
+from ..cases import Case, Problem, make_problem
+from ..results import Recorder, ok
+from ..system import available_bytes
 from .checks import Check, check
 from .floors import Rates
 from .peers import Peer, Step, missing_reason
-from .results import Recorder, ok
-from .system import available_bytes
 from .timing import Budget, Timing, describe_error, measure, once, peak_cuda_bytes, too_slow
 
 _PILOT_ROWS = 1000

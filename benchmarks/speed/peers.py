@@ -14,7 +14,7 @@ from torch import Tensor
 import multimix_kernels as mk
 from multimix_kernels.backends import TABLE
 
-from .cases import ALPHA, Case, Problem, our_loss
+from ..cases import ALPHA, Case, Problem, our_loss
 
 Step = Callable[[], tuple[Tensor, ...]]  # the loss, and with mode "full" the gradients of z, weight and bias
 

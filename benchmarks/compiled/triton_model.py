@@ -1,18 +1,20 @@
 """An ESTIMATE of the Triton kernels' time on an H200. No GPU has confirmed it, and nothing here is measured.
 
-`python -m benchmarks.triton_model` compiles the kernels for sm_90 and prints a table. A tile needs the compiled
+`python -m benchmarks.compiled model` compiles the kernels for sm_90 and prints a table. A tile needs the compiled
 kernel's instructions over the issue rate, its special functions over theirs, its products over the matrix units'. At
 the least the longest of the three decides, at the most they follow each other. Tiles are shared out among the
 multiprocessors in whole tiles; a kernel takes at least its bytes over the L2 cache's rate, and each launch a few
 microseconds. Latency that nothing hides is left out.
 """
 
+import argparse
 import math
 from dataclasses import dataclass
 
-from multimix_kernels.backends.triton import aot, cases, config
+from multimix_kernels.backends.triton import config
 
-from .cases import CASES, Case
+from ..cases import CASES, Case
+from . import aot, cases
 
 TARGET = "sm_90"
 FAMILY = cases.family_of(TARGET)
@@ -107,14 +109,12 @@ def table(operand: str) -> list[str]:
     return lines
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     """Prints the estimates."""
+    argparse.ArgumentParser("python -m benchmarks.compiled model", description=__doc__).parse_args(arguments)
     print("ESTIMATES for an H200 in milliseconds, of loss and gradient from scores. No GPU has confirmed them.\n")
     print("| case | n | operands | at least | at most | floor | at most, by kernel |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for operand in ("bf16", "tf32", "fp32"):
         print("\n".join(table(operand)))
-
-
-if __name__ == "__main__":
-    main()
+    return 0

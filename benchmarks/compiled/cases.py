@@ -8,8 +8,8 @@ from typing import Any
 
 from triton.backends.compiler import GPUTarget
 
-from . import config, mix, mixed_large, mixed_small, prepare, reduce, sample, soft
-from .stream import ACCURATE, HARDWARE, LOG_SPACE
+from multimix_kernels.backends.triton import config, mix, mixed_large, mixed_small, prepare, reduce, sample, soft
+from multimix_kernels.backends.triton.stream import ACCURATE, HARDWARE, LOG_SPACE
 
 TARGETS = {
     **{f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (80, 86, 89, 90, 100, 120)},

@@ -11,7 +11,7 @@ import torch
 
 import multimix_kernels as mk
 
-from .cases import ALPHA, Case
+from ..cases import ALPHA, Case
 from .timing import Budget, measure
 
 

@@ -1,4 +1,4 @@
-"""What the compiler makes of the Triton kernels, target by target: `python -m benchmarks.triton_report sm_90 gfx942`.
+"""What the compiler makes of the Triton kernels, target by target: `python -m benchmarks.compiled triton sm_90 gfx942`.
 
 Compiled ahead of time: no GPU is needed, and nothing is run. Fails where a kernel does not fit its GPU, a product has
 no matrix instructions, or one for sm_80 or sm_90 uses local memory.
@@ -13,7 +13,7 @@ from multiprocessing import get_context
 import torch
 import triton
 
-from multimix_kernels.backends.triton import aot, cases
+from . import aot, cases
 
 LEGEND = """registers: of a thread. spilled: bytes of stack; on AMD vector registers in memory. local: instructions that
 use local memory. lanes: on AMD, scalar registers kept in lanes of vector registers, not in memory. shared: bytes.
@@ -27,13 +27,17 @@ def compile_one(index: int, target: str) -> tuple[str, bool, list[str]]:
     return aot.row(report), report.spills > 0 or report.local > 0, aot.faults(report)
 
 
-def main() -> int:
+def main(arguments: list[str]) -> int:
     """Prints the table; the exit code is 1 if something is wrong."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.compiled triton",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("targets", nargs="*", choices=[[], *cases.TARGETS], metavar="target", help="default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; default: the processors here")
     parser.add_argument("--brief", action="store_true", help="variants of kernels for sm_80 and sm_90 only")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     print(f"Triton {triton.__version__}, torch {torch.__version__}\n\n{LEGEND}\n{aot.HEADER}")
     work = [
         (k, target)
@@ -51,7 +55,3 @@ def main() -> int:
     print(f"\n{len(work)} compiled, {spilled} with spills to memory")
     print("\n".join(wrong), file=sys.stderr, end="\n" if wrong else "")
     return bool(wrong)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
