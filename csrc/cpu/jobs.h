@@ -3,16 +3,9 @@
 
 #include <cstdint>
 
+#include "tensors.h"
+
 namespace multimix {
-
-enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
-
-// A tensor of up to three dimensions, anywhere in memory, in any layout.
-struct Strided {
-  const void* data = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t strides[3] = {0, 0, 0};
-};
 
 // What names the weights mu (r, n, b). Pointers are to contiguous double, prepared by the operators.
 struct Draw {
