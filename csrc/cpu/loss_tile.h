@@ -55,6 +55,15 @@ struct Targets {
   Buffer<Real> memory, transposed_memory;
 };
 
+// The rows of a tile: [first, first + rows) of a location, the wave's k-th, and their weights mu (rows, b).
+template <class Real>
+struct LossRows {
+  int64_t location, k, first, rows;
+  const Real* mu;
+  int64_t stride;
+  bool is_first;  // the first tile of its group
+};
+
 template <class Real>
 class LossTile {
   using F = typename Simd<Real>::F;
@@ -62,6 +71,8 @@ class LossTile {
   static constexpr int64_t P = kPanel<Real>;
 
  public:
+  static constexpr Real kPadding = std::numeric_limits<Real>::lowest() / 4;
+
   // want_examples: also the loss of every row against every example's own target, for the gradient of the weights.
   LossTile(const Targets<Real>& targets, int64_t max_rows, bool want_examples)
       : t_(targets),

@@ -2,7 +2,6 @@
 // again in the backward pass.
 #pragma once
 
-#include "cpu/attention.h"
 #include "cpu/elements.h"
 #include "cpu/schedule.h"
 #include "cpu/sums.h"
