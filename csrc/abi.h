@@ -59,8 +59,10 @@ struct DrawArguments {
   }
 };
 
+// A float32 that is nearest to the bound may lie beyond it.
 inline void check_alpha(double least, double greatest) {
-  STD_TORCH_CHECK(least >= 0.01 && greatest <= 1000, "alpha: expected values within [0.01, 1000]");
+  STD_TORCH_CHECK(least >= 0.01 * (1 - 1e-7) && greatest <= 1000 * (1 + 1e-7),
+                  "alpha: expected values within [0.01, 1000]");
 }
 
 // Which gradients are wanted.

@@ -80,16 +80,14 @@ struct OwnedDraw : Draw {
 // The target as the kernels take it, with the memory it points to.
 struct OwnedTarget : Target {
   std::vector<int64_t> label_values;
-  std::vector<double> probability_values;
   bool all_ignored = false;
 
   explicit OwnedTarget(const LossArguments& from) {
     const Tensor& tensor = from.target;
     c = from.c(), ignore_index = from.ignore_index, smoothing = from.smoothing;
-    labels = nullptr, probabilities = nullptr;
+    labels = nullptr;
     if (tensor.dim() == 2) {
-      probability_values = read_doubles(tensor, from.b(), c, "target");
-      probabilities = probability_values.data();
+      probabilities = strided(tensor, 2, "target", true);
       return;
     }
     const int64_t* values = static_cast<const int64_t*>(tensor.data_ptr());
@@ -159,6 +157,18 @@ MixJob mix_job(const OwnedDraw& draw, const Tensor& values) {
   return job;
 }
 
+// The largest size of factors (r, n), a number to divide them by.
+double largest(const Strided& x, int64_t r, int64_t n) {
+  double top = 0, chunk[1024];
+  for (int64_t j = 0; j < r; ++j)
+    for (int64_t k = 0; k < n; k += 1024) {
+      const int64_t count = std::min<int64_t>(1024, n - k);
+      baseline::read_row(x, 0, j, k, count, chunk);
+      for (int64_t i = 0; i < count; ++i) top = std::max(top, std::abs(chunk[i]));
+    }
+  return top >= 1e-30 && top <= 1e30 ? top : 1;
+}
+
 // Both losses in both directions.
 struct LossCall {
   const LossArguments& from;
@@ -174,7 +184,7 @@ struct LossCall {
         grad_attention(make_if(from.want.attention, from.operand, {from.r(), from.b()})) {}
 
   // Fills rows (r, n) and the gradients; returns the sum of the rows.
-  double run(void* rows, const Tensor* grad_rows, double grad_row) {
+  double run(void* rows, const Tensor* grad_rows, double scale) {
     double total = 0;
     LossJob job{};
     job.draw = draw;
@@ -183,7 +193,7 @@ struct LossCall {
     job.mix_scores = from.mix_scores;
     job.operand = strided(from.operand, 3, "operand", true);
     if (grad_rows) job.grad_rows = strided(*grad_rows, 2, "grad_rows", true);
-    job.grad_row = grad_row;
+    job.scale = grad_rows ? largest(job.grad_rows, draw.r, draw.n) : scale;
     job.rows = rows;
     job.total = &total;
     job.grad_operand = pointer_if(from.want.operand, grad_operand);
@@ -259,7 +269,7 @@ struct Cpu {
     if (call.draw.is_void())
       call.zero_gradients();
     else
-      call.run(nullptr, &grad_rows, 0);
+      call.run(nullptr, &grad_rows, 1);
     return {call.grad_operand, call.grad_attention};
   }
 };

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/loss_tile.h"
+#include "cpu/sums.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {
@@ -14,29 +15,32 @@ class GivenLogits {
   explicit GivenLogits(const LossJob& job) : job_(job) {}
 
   int64_t shared_size() const { return 0; }
+  int64_t scratch_size() const { return 0; }
   int64_t gradient_columns() const { return 0; }
+  int64_t most_groups() const { return kMaxTasks; }
   void allocate(int64_t) {}
   void begin_wave(ParallelFor, int64_t, int64_t) {}
+  void end_wave(ParallelFor, const PartialGradients<Real>&, int64_t, int64_t, Real) const {}
 
-  void read(const LossRows<Real>& at, LossTile<Real>& tile) const {
+  void read(const LossRows<Real>& at, Real*, LossTile<Real>& tile) const {
     for (int64_t p = 0; p < tile.logits.count(); ++p)
-      for (int64_t row = 0; row < at.rows; ++row) {
-        Real* to = tile.logits.panel(p) + row * P;
-        const int64_t width = tile.logits.width(p);
-        read_row(job_.operand, at.location, at.first + row, p * P, width, to);
-        for (int64_t j = width; j < P; ++j) to[j] = LossTile<Real>::kPadding;
+      for (int64_t row = 0; row < at.rows; ++row)
+        read_row(job_.operand, at.location, at.first + row, p * P, tile.logits.width(p),
+                 tile.logits.panel(p) + row * P);
+  }
+
+  void add_gradient(const LossRows<Real>& at, Real*, const LossTile<Real>& tile, const Panels<Real>&) const {
+    const int64_t c = job_.target.c;
+    const Real scale = Real(job_.scale);
+    Real* to = static_cast<Real*>(job_.grad_operand) + (at.location * job_.draw.n + at.first) * c;
+    for (int64_t row = 0; row < at.rows; ++row)
+      for (int64_t p = 0; p < tile.logits.count(); ++p) {
+        const Real* from = tile.logits.panel(p) + row * P;
+        for (int64_t j = 0; j < tile.logits.width(p); ++j) to[row * c + p * P + j] = from[j] * scale;
       }
   }
 
-  void add_gradient(const LossRows<Real>& at, const LossTile<Real>& tile, const Panels<Real>&) const {
-    const int64_t c = job_.target.c;
-    Real* to = static_cast<Real*>(job_.grad_operand) + (at.location * job_.draw.n + at.first) * c;
-    for (int64_t row = 0; row < at.rows; ++row)
-      for (int64_t p = 0; p < tile.logits.count(); ++p)
-        std::copy_n(tile.logits.panel(p) + row * P, tile.logits.width(p), to + row * c + p * P);
-  }
-
-  void add_to_examples(const LossRows<Real>&, LossTile<Real>&) const {}
+  void add_to_examples(const LossRows<Real>&, Real*, LossTile<Real>&) const {}
 
  private:
   const LossJob& job_;
