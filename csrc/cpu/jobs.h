@@ -3,16 +3,9 @@
 
 #include <cstdint>
 
+#include "tensors.h"
+
 namespace multimix {
-
-enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
-
-// A tensor of up to three dimensions, anywhere in memory, in any layout.
-struct Strided {
-  const void* data = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t strides[3] = {0, 0, 0};
-};
 
 // What names the weights mu (r, n, b). Pointers are to contiguous double, prepared by the operators.
 struct Draw {
@@ -29,8 +22,8 @@ struct Draw {
 
 // The targets of a loss.
 struct Target {
-  const int64_t* labels;        // (b), or null
-  const double* probabilities;  // (b, c), or null
+  const int64_t* labels;  // (b), or null
+  Strided probabilities;  // (b, c), where there are no labels
   int64_t c;
   int64_t ignore_index;
   double smoothing;
@@ -62,8 +55,8 @@ struct LossJob {
   bool wide;        // compute in double
   bool mix_scores;  // the operand is scores (r, b, c) to be mixed; otherwise logits (r, n, c)
   Strided operand;
-  Strided grad_rows;  // (r, n); no data: the constant grad_row
-  double grad_row;
+  Strided grad_rows;  // (r, n), at most the scale; no data: the scale for every row
+  double scale;
   void* rows;            // (r, n) contiguous Real, or null
   double* total;         // the sum of all rows, or null
   void* grad_operand;    // contiguous Real, or null

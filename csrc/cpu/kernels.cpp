@@ -1,6 +1,8 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
 #include "cpu/loss.h"
 #include "cpu/mix.h"
+#include "cpu/mixed.h"
+#include "cpu/soft.h"
 #include "cpu/tile_weights.h"
 
 namespace multimix {
@@ -47,8 +49,14 @@ void mix(const MixJob& job, ParallelFor run) {
 }
 
 void cross_entropy(const LossJob& job, ParallelFor run) {
-  dispatch(job.wide, job.draw.exact,
-           [&](auto real, auto draw_real) { CrossEntropy<decltype(real), decltype(draw_real)>(job, run); });
+  dispatch(job.wide, job.draw.exact, [&](auto real, auto draw_real) {
+    using Real = decltype(real);
+    using DrawReal = decltype(draw_real);
+    if (job.mix_scores)
+      CrossEntropy<Real, DrawReal, MixedScores>(job, run);
+    else
+      CrossEntropy<Real, DrawReal, GivenLogits>(job, run);
+  });
 }
 
 #define MULTIMIX_STRING_(x) #x

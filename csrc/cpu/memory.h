@@ -6,9 +6,11 @@
 #include <sys/mman.h>
 #endif
 
+#include <cstdio>
 #include <cstdlib>
+#include <limits>
 #include <memory>
-#include <new>
+#include <stdexcept>
 #include <vector>
 
 #include "cpu/simd.h"
@@ -29,15 +31,23 @@ inline void advise_huge_pages(void* data, size_t bytes) {
 
 constexpr int64_t round_up(int64_t x, int64_t multiple) { return (x + multiple - 1) / multiple * multiple; }
 
+[[noreturn]] inline void out_of_memory(double bytes, const char* what) {
+  char message[160];
+  std::snprintf(message, sizeof message, "out of memory: cannot allocate %.0f bytes for the %s", bytes, what);
+  throw std::runtime_error(message);
+}
+
 template <class T>
 struct Allocator {
   using value_type = T;
   Allocator() = default;
   template <class U>
   Allocator(const Allocator<U>&) {}
-  T* allocate(size_t count) {
-    void* p = std::aligned_alloc(64, round_up(int64_t(count * sizeof(T)) + 1, 64));
-    if (!p) throw std::bad_alloc();
+  T* allocate(size_t count) { return allocate(count, "working memory"); }
+  T* allocate(size_t count, const char* what) {
+    const size_t most = std::numeric_limits<int64_t>::max() / sizeof(T) - 64;
+    void* p = count > most ? nullptr : std::aligned_alloc(64, round_up(int64_t(count * sizeof(T)) + 1, 64));
+    if (!p) out_of_memory(double(count) * sizeof(T), what);
     advise_huge_pages(p, count * sizeof(T));
     return static_cast<T*>(p);
   }
@@ -53,7 +63,8 @@ using Vector = std::vector<T, Allocator<T>>;
 template <class Real>
 class Buffer {
  public:
-  explicit Buffer(int64_t count = 0) : data_(count ? Allocator<Real>().allocate(count) : nullptr) {}
+  explicit Buffer(int64_t count = 0, const char* what = "working memory")
+      : data_(count ? Allocator<Real>().allocate(count, what) : nullptr) {}
   Real* get() const { return data_.get(); }
 
  private:

@@ -2,9 +2,7 @@
 // again in the backward pass.
 #pragma once
 
-#include "cpu/attention.h"
-#include "cpu/elements.h"
-#include "cpu/schedule.h"
+#include "cpu/operands.h"
 #include "cpu/sums.h"
 #include "cpu/tile_weights.h"
 
@@ -25,103 +23,100 @@ class Mix {
         values_grad_(job.grad_values != nullptr),
         attention_grad_(job.grad_attention != nullptr),
         stride_(Sampler<Real>::stride(b_)),
-        values_size_(backward_ ? 0 : Panels<Real>::size(b_, d_)),
-        transposed_size_(attention_grad_ ? Panels<Real>::size(d_, b_) : 0),
+        values_(job.values, b_, d_, draw_.keep, layout()),
         gradient_columns_(values_grad_ ? d_ : 0),
-        schedule_(draw_.n, draw_.r,
-                  (stride_ * (attention_grad_ ? 2 : 1) + P + (attention_grad_ ? b_ + P : 0)) * sizeof(Real),
-                  (values_size_ + transposed_size_) * sizeof(Real),
-                  PartialGradients<Real>::size(b_, gradient_columns_, attention_grad_) * sizeof(Real)),
-        values_(schedule_.wave * (values_size_ + transposed_size_)),
+        schedule_(load()),
         gradients_(schedule_, b_, gradient_columns_, attention_grad_) {
-    for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
-      const int64_t count = std::min(schedule_.wave, draw_.r - first_);
-      parallel(run, count, [&](int64_t k) { pack(k); });
-      parallel(run, count * schedule_.groups, [&](int64_t k) { work(k / schedule_.groups, k % schedule_.groups); });
+    values_.allocate(schedule_.wave);
+    for (int64_t first = 0; first < draw_.r; first += schedule_.wave) {
+      const int64_t count = std::min(schedule_.wave, draw_.r - first);
+      values_.begin_wave(run, first, count);
+      schedule_.for_each_group(run, count, [&](int64_t k, int64_t group) { work(first + k, k, group); });
       if (gradient_columns_)
         parallel(run, count * b_, [&](int64_t k) {
-          gradients_.add_up_operand(k / b_, k % b_, static_cast<Real*>(job_.grad_values) + (first_ * b_ + k) * d_);
+          gradients_.add_up_operand(k / b_, k % b_, 1, static_cast<Real*>(job_.grad_values) + (first * b_ + k) * d_);
         });
       if (attention_grad_)
         parallel(run, count, [&](int64_t k) {
-          gradients_.add_up_attention(k, static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
+          gradients_.add_up_attention(k, 1, static_cast<Real*>(job_.grad_attention) + (first + k) * b_);
         });
     }
   }
 
  private:
-  Real* shared(int64_t k) const { return values_.get() + k * (values_size_ + transposed_size_); }
-
-  void pack(int64_t k) const {
-    if (values_size_ + transposed_size_ == 0) return;
-    std::fill(shared(k), shared(k) + values_size_ + transposed_size_, Real(0));
-    const Panels<Real> v(shared(k), b_, d_), t(shared(k), d_, b_);
-    Vector<Real> row(d_);
-    for (int64_t i = 0; i < b_; ++i) {
-      if (draw_.keep && draw_.keep[i] == 0) continue;  // what an ignored example holds must not reach a sum
-      read_row(job_.values, first_ + k, i, 0, d_, row.data());
-      for (int64_t j = 0; j < d_; ++j) *(backward_ ? t.at(j, i) : v.at(i, j)) = row[j];
-    }
+  typename MixOperand<Real>::Layout layout() const {
+    typename MixOperand<Real>::Layout result;
+    result.plain = !backward_;
+    result.transposed = attention_grad_;
+    return result;
   }
 
-  void work(int64_t k, int64_t group) {
-    const int64_t location = first_ + k, first = group * schedule_.rows;
-    const int64_t last = std::min(first + schedule_.rows, draw_.n);
+  Load load() const {
+    const int64_t size = sizeof(Real);
+    Load x{draw_.n, draw_.r};
+    x.row_bytes = (stride_ * (attention_grad_ ? 2 : 1) + P + (attention_grad_ ? b_ + P : 0)) * size;
+    x.task_bytes = values_.scratch_size() * size;
+    x.shared_bytes = values_.shared_size() * size;
+    x.group_bytes = PartialGradients<Real>::size(b_, gradient_columns_, attention_grad_) * size;
+    return x;
+  }
+
+  void work(int64_t location, int64_t k, int64_t group) {
+    const int64_t begin = group * schedule_.rows, end = std::min(begin + schedule_.rows, draw_.n);
     const int64_t tile = round_up(schedule_.tile, kRows);
     const int64_t size = tile * stride_ + Sampler<Real>::padding() + kRows;
     const int64_t examples_size = attention_grad_ ? Panels<Real>::size(tile, b_) : 0;
-    const int64_t total = size * (attention_grad_ ? 2 : 1) + tile * P + examples_size;
-    Buffer<Real> memory(total);
+    Buffer<Real> memory(tile * P + size * (attention_grad_ ? 2 : 1) + examples_size), scratch(values_.scratch_size());
     Real* mu = memory.get() + tile * P;
     Real* plain = attention_grad_ ? mu + size : nullptr;
     Panels<Real> panel(memory.get(), tile, P), examples(mu + size * 2, tile, b_);
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);
     if (attention_grad_) gradients_.clear_attention(k, group);
-    for (int64_t at = first; at < last; at += schedule_.tile) {
-      const int64_t rows = std::min(schedule_.tile, last - at);
+    for (int64_t at = begin; at < end; at += schedule_.tile) {
+      const int64_t rows = std::min(schedule_.tile, end - at);
       sampler.draw(location, at, rows, mu, plain);
-      for (int64_t p = 0; p < Panels<Real>::count(d_); ++p)
-        backward_ ? differentiate(k, group, at, rows, p, mu, panel, examples, at > first)
-                  : mix(k, at, rows, p, mu, panel);
+      for (int64_t p = 0; p < Panels<Real>::count(d_); ++p) {
+        if (!backward_) {
+          values_.multiply(k, p, rows, mu, stride_, scratch.get(), panel.data);
+          write(location, at, rows, p, panel);
+          continue;
+        }
+        read_gradient(location, at, rows, p, panel);
+        if (values_grad_) add_values_gradient(k, group, rows, p, mu, panel, at > begin);
+        if (attention_grad_) values_.multiply_transposed(k, p, rows, panel.data, scratch.get(), examples, p > 0);
+      }
       if (attention_grad_) add_centred(rows, b_, mu, plain, stride_, examples, gradients_.attention(k, group));
     }
   }
 
-  void mix(int64_t k, int64_t at, int64_t rows, int64_t p, const Real* mu, const Panels<Real>& panel) const {
-    const Panels<Real> v(shared(k), b_, d_);
-    panel_product<Real, false>(rows, v.width(p), b_, {mu, stride_, 1}, v.panel(p), panel.data);
+  int64_t width(int64_t p) const { return std::min(P, d_ - p * P); }
+
+  void write(int64_t location, int64_t at, int64_t rows, int64_t p, const Panels<Real>& panel) const {
     for (int64_t row = 0; row < rows; ++row)
-      write_row(job_.mixed, job_.values.dtype, ((first_ + k) * draw_.n + at + row) * d_ + p * P, v.width(p),
+      write_row(job_.mixed, job_.values.dtype, (location * draw_.n + at + row) * d_ + p * P, width(p),
                 panel.data + row * P);
   }
 
-  void differentiate(int64_t k, int64_t group, int64_t at, int64_t rows, int64_t p, const Real* mu,
-                     const Panels<Real>& panel, const Panels<Real>& examples, bool accumulate) const {
-    const int64_t width = std::min(P, d_ - p * P);
+  void read_gradient(int64_t location, int64_t at, int64_t rows, int64_t p, const Panels<Real>& panel) const {
     for (int64_t row = 0; row < rows; ++row)
-      read_row(job_.grad, first_ + k, at + row, p * P, width, panel.data + row * P);
-    if (values_grad_) {
-      const Panels<Real> g = gradients_.operand(k, group);
-      (accumulate ? panel_product<Real, true> : panel_product<Real, false>)(b_, width, rows, {mu, 1, stride_},
-                                                                            panel.data, g.panel(p));
-    }
-    if (!attention_grad_) return;
-    const Panels<Real> t(shared(k), d_, b_);
-    for (int64_t q = 0; q < examples.count(); ++q)
-      (p > 0 ? panel_product<Real, true> : panel_product<Real, false>)(rows, examples.width(q), width,
-                                                                       {panel.data, P, 1}, t.panel(q) + p * P * P,
-                                                                       examples.panel(q));
+      read_row(job_.grad, location, at + row, p * P, width(p), panel.data + row * P);
+  }
+
+  void add_values_gradient(int64_t k, int64_t group, int64_t rows, int64_t p, const Real* mu, const Panels<Real>& panel,
+                           bool accumulate) const {
+    const auto product = accumulate ? panel_product<Real, true> : panel_product<Real, false>;
+    product(b_, width(p), rows, {mu, 1, stride_}, panel.data, gradients_.operand(k, group).panel(p));
   }
 
   const MixJob& job_;
   const Draw& draw_;
   int64_t b_, d_;
   bool backward_, values_grad_, attention_grad_;
-  int64_t stride_, values_size_, transposed_size_, gradient_columns_;
+  int64_t stride_;
+  MixOperand<Real> values_;
+  int64_t gradient_columns_;
   Schedule schedule_;
-  Buffer<Real> values_;
   PartialGradients<Real> gradients_;
-  int64_t first_ = 0;  // location of the wave
 };
 
 }  // namespace MULTIMIX_ISA

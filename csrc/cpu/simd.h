@@ -98,6 +98,11 @@ MULTIMIX_INLINE V max(V a, V b) {
   return a > b ? a : b;
 }
 
+template <class V>
+MULTIMIX_INLINE V min(V a, V b) {
+  return a < b ? a : b;
+}
+
 MULTIMIX_INLINE F32 sqrt(F32 x) {
 #if MULTIMIX_VECTOR_BYTES == 64
   return (F32)_mm512_sqrt_ps((__m512)x);
@@ -149,6 +154,13 @@ template <class V>
 MULTIMIX_INLINE auto maximum(V v) {
   auto result = v[0];
   for (unsigned i = 1; i < sizeof(V) / sizeof(v[0]); ++i) result = result > v[i] ? result : v[i];
+  return result;
+}
+
+template <class V>
+MULTIMIX_INLINE auto minimum(V v) {
+  auto result = v[0];
+  for (unsigned i = 1; i < sizeof(V) / sizeof(v[0]); ++i) result = result < v[i] ? result : v[i];
   return result;
 }
 

@@ -20,7 +20,9 @@ class TileSampler {
     } else {
       sampler_.draw(location, first, rows, mu_.data(), plain ? plain_.data() : nullptr);
       std::copy_n(mu_.data(), rows * stride_, mu);
-      if (plain) std::copy_n(plain_.data(), rows * stride_, plain);
+      // As large as attention is small: finite, as others are.
+      const DrawReal largest = std::numeric_limits<Real>::max();
+      for (int64_t i = 0; plain && i < rows * stride_; ++i) plain[i] = Real(std::min(plain_[i], largest));
     }
   }
 

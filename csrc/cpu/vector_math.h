@@ -45,11 +45,10 @@ MULTIMIX_INLINE F64 log(F64 x) {
   return kf * 0x1.62e42fefa3800p-1 + (f + tail);
 }
 
-// e^x for x <= 88 (float), 709 (double); results below the normal range become the smallest normal number.
-MULTIMIX_INLINE F32 exp(F32 x) {
+// e^x for |x| below 87 (float), 708 (double), and for NaN; anything elsewhere.
+MULTIMIX_INLINE F32 exp_in_range(F32 x) {
   constexpr float p[] = {0x1p-1f, 0x1.55549p-3f, 0x1.55545ep-5f, 0x1.123b4ep-7f, 0x1.6db3ep-10f};
-  x = x < -87.33f ? splat<F32>(-87.33f) : x;  // keeps NaN
-  const F32 magic = splat<F32>(0x1.8p23f);    // adding it rounds to an integer, in the low bits
+  const F32 magic = splat<F32>(0x1.8p23f);  // adding it rounds to an integer, in the low bits
   const F32 shifted = x * 0x1.715476p0f + magic;
   const F32 n = shifted - magic;
   const F32 r = (x - n * 0x1.62E4p-1f) - n * 0x1.7F7D1Cp-20f;
@@ -57,11 +56,10 @@ MULTIMIX_INLINE F32 exp(F32 x) {
   return (F32)((U32)e + ((U32)shifted << 23));
 }
 
-MULTIMIX_INLINE F64 exp(F64 x) {
+MULTIMIX_INLINE F64 exp_in_range(F64 x) {
   constexpr double p[] = {1.0 / 2,         1.0 / 6,          1.0 / 24,         1.0 / 120,     1.0 / 720,
                           1.0 / 5040,      1.0 / 40320,      1.0 / 362880,     1.0 / 3628800, 1.0 / 39916800,
                           1.0 / 479001600, 1.0 / 6227020800, 1.0 / 87178291200};
-  x = x < -708.3 ? splat<F64>(-708.3) : x;
   const F64 magic = splat<F64>(0x1.8p52);
   const F64 shifted = x * 0x1.71547652b82fep0 + magic;
   const F64 n = shifted - magic;
@@ -69,6 +67,15 @@ MULTIMIX_INLINE F64 exp(F64 x) {
   const F64 e = 1.0 + (r + r * r * polynomial(r, p));
   return (F64)((U64)e + ((U64)shifted << 52));
 }
+
+// e^x for x <= 88 (float), 709 (double); results below the normal range become the smallest normal number.
+MULTIMIX_INLINE F32 exp(F32 x) { return exp_in_range(x < -87.33f ? splat<F32>(-87.33f) : x); }
+MULTIMIX_INLINE F64 exp(F64 x) { return exp_in_range(x < -708.3 ? splat<F64>(-708.3) : x); }
+
+// e^x for x <= 0; exactly zero where it is below 2^-96 (float), 2^-958 (double), so that no multiple of it by a
+// moderate factor is denormal.
+MULTIMIX_INLINE F32 exp_or_zero(F32 x) { return x < -66.5f ? F32{} : exp_in_range(x); }
+MULTIMIX_INLINE F64 exp_or_zero(F64 x) { return x < -664.0 ? F64{} : exp_in_range(x); }
 
 // cos and sin of 2 pi w / 2^32, from the exact fraction: w = 2^30 quadrant + rest, |rest| <= 2^29.
 template <class F, class I>

@@ -364,7 +364,8 @@ class Sampler {
     Vector<double> mu(stride_ + Sampler<double>::padding()), derivative(plain ? mu.size() : 0);
     exact.draw(location, row_, 1, mu.data(), plain ? derivative.data() : nullptr);
     std::copy(mu.begin(), mu.begin() + stride_, row);
-    if (plain) std::copy(derivative.begin(), derivative.begin() + stride_, plain);
+    const double largest = std::numeric_limits<Real>::max();
+    for (int64_t i = 0; plain && i < stride_; ++i) plain[i] = Real(std::min(derivative[i], largest));
   }
 
   Real row_sum(const Real* row) const {

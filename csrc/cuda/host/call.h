@@ -7,12 +7,12 @@
 
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "abi.h"
 #include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
 
@@ -23,18 +23,6 @@
 #endif
 
 namespace multimix {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
-
-inline DType dtype_of(ScalarType type, const char* name) {
-  switch (type) {
-    case ScalarType::Float: return DType::kFloat32;
-    case ScalarType::BFloat16: return DType::kBFloat16;
-    case ScalarType::Half: return DType::kFloat16;
-    default: STD_TORCH_CHECK(false, name, ": expected float32, bfloat16 or float16");
-  }
-}
 
 class Call {
  public:
@@ -61,11 +49,8 @@ class Call {
     const bool wide = tensor.scalar_type() == ScalarType::Double;
     const Tensor x = wide ? torch::stable::to(tensor, ScalarType::Float) : tensor;
     if (wide) kept_.push_back(x);
-    STD_TORCH_CHECK(x.dim() == dims, name, ": expected ", dims, " dimensions, got ", x.dim());
-    Strided result{x.data_ptr(), dtype_of(x.scalar_type(), name), {0, 0, 0}};
-    for (int64_t k = 0; k < dims; ++k) result.strides[3 - dims + k] = x.stride(k);
     expose(x, false, name);
-    return result;
+    return multimix::strided(x, dims, name, false);
   }
 
   // Its elements in order, converted if they have another type.

@@ -4,17 +4,9 @@
 #include <cstdint>
 
 #include "cuda/host/operand.h"
+#include "tensors.h"
 
 namespace multimix {
-
-enum class DType : int { kFloat32, kBFloat16, kFloat16 };
-
-// A tensor of up to three dimensions, right-aligned, on the device, in any layout; strides are in elements.
-struct Strided {
-  const void* data = nullptr;
-  DType dtype = DType::kFloat32;
-  int64_t strides[3] = {0, 0, 0};
-};
 
 // How gammas are computed: in float32 with the logarithm of the special function unit; in float32 with an accurate one,
 // as large concentrations multiply its error; in float64 and in log space, as small ones divide the error of the slack.
