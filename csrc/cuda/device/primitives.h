@@ -10,6 +10,8 @@
 
 #include <cstdint>
 
+#include "cuda/device/constants.h"
+
 namespace multimix {
 
 // 16-bit elements, as they lie in memory.
@@ -145,9 +147,6 @@ MULTIMIX_DEVICE unsigned char* shared_memory() {
 #endif
 
 namespace multimix {
-
-constexpr int kWarp = 32;
-constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // One element from a float; rounded to nearest.
 template <class T>

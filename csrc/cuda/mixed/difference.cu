@@ -10,14 +10,6 @@
 namespace multimix {
 namespace {
 
-template <class T>
-MULTIMIX_DEVICE void store_pair(T* to, float x, float y) {
-  if constexpr (sizeof(T) == 2)
-    *reinterpret_cast<uint32_t*>(to) = pack<T>(x, y);
-  else
-    *reinterpret_cast<float2*>(to) = make_float2(x, y);
-}
-
 template <Operand operand>
 __global__ void __launch_bounds__(MixClasses<operand, true>::kThreads)
     difference_kernel(LargeJob job, Differences to, int first_class) {

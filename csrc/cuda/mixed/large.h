@@ -8,7 +8,6 @@
 
 namespace multimix {
 
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kLeast = -1e30f;  // below any logit: what is lower adds nothing to a sum of exponentials
 
 // What later passes need of a row, in one load.

@@ -7,6 +7,7 @@
 // Cost per row: a product of 2 b c operations (4 b c by class: mixed targets too); bytes: 2 b of weights (4 b in
 // float32), and scores from the L2 cache once per 128 rows. Lane-instructions on sm_80: 50 for 32 16-bit matrix
 // instructions, then 5 per logit (a maximum, a multiply-add, an exponential, an addition, half a zero), 9 by class.
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/classes.h"
 
@@ -92,18 +93,10 @@ __global__ void __launch_bounds__(MixClasses<operand, by_class>::kThreads)
   // The four lanes of a row.
 #pragma unroll
   for (int q = 0; q < kRows; ++q) {
-    float highest = top[q];
-    highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, 1));
-    highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, 2));
-    float sum = z[q] * fast_exp2(top[q] - highest);
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+    const float highest = quad_max(top[q]), sum = quad_sum(z[q] * fast_exp2(top[q] - highest));
     if constexpr (by_class) {
       product[q] += mass[q] == 0 ? 0.0f : mass[q] * (top[q] - highest);
-      product[q] += __shfl_xor_sync(kAllLanes, product[q], 1);
-      product[q] += __shfl_xor_sync(kAllLanes, product[q], 2);
-      mass[q] += __shfl_xor_sync(kAllLanes, mass[q], 1);
-      mass[q] += __shfl_xor_sync(kAllLanes, mass[q], 2);
+      product[q] = quad_sum(product[q]), mass[q] = quad_sum(mass[q]);
     }
     if (lane_column() == 0) {
       const int64_t at = int64_t(place) * part_count + part * kWarpColumns + warp_class / (kTile / kWarpColumns);

@@ -6,6 +6,7 @@
 //
 // Cost per row: a product of 2 b b operations (none by class); bytes: weights twice from the L2 cache, 16 for each part
 // and 16 of state. Lane-instructions on sm_80: 10 per weight beside those of the product.
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/large.h"
 
@@ -22,18 +23,6 @@ struct RowLossShared {
   float lse[kTile];
   float warps[kTile / kWarp];
 };
-
-MULTIMIX_DEVICE float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
-MULTIMIX_DEVICE float2 load_pair(const float* at) { return *reinterpret_cast<const float2*>(at); }
-template <class T>
-MULTIMIX_DEVICE float2 load_pair(const T* at) {
-  const uint32_t both = *reinterpret_cast<const uint32_t*>(at);
-  return make_float2(to_float(T{uint16_t(both)}), to_float(T{uint16_t(both >> 16)}));
-}
 
 template <Operand operand>
 __global__ void __launch_bounds__(kThreads)
@@ -168,8 +157,7 @@ __global__ void __launch_bounds__(kThreads)
     if (real && job.rows != nullptr) job.rows[at] = total;
     const float factor = !real ? 0.0f : job.grad_rows != nullptr ? job.grad_rows[at] : 1.0f;
     job.state[base + i] = {inverse * kLog2E, lse, factor * inverse * share, factor * inverse * inverse};
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+    total = warp_sum(total);
     if (lane == 0) shared.warps[threadIdx.x / kWarp] = total;
   }
   __syncthreads();

@@ -1,4 +1,5 @@
 // Losses and gradients against mixed probabilities, from the records of the rows; logits are read a second time.
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/products/columns.h"
 #include "cuda/products/rows.h"
@@ -91,9 +92,7 @@ struct AgainstMixed {
     for (int m = 0; m < A::kM; ++m)
 #pragma unroll
       for (int half = 0; half < 2; ++half) {
-        float sum = losses[(2 * m + half) * kBlockThreads];
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
+        const float sum = quad_sum(losses[(2 * m + half) * kBlockThreads]);
         if (threadIdx.x % 4 == 0) to[A::row(m, half)] = sum;
       }
   }
@@ -130,8 +129,7 @@ __global__ void row_losses_kernel(SoftBlock block, const RowRecord* records, Los
     if (block.losses) block.losses[block.index(place, row)] = loss;
     total += loss;
   }
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+  total = warp_sum(total);
   if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = total;
   __syncthreads();
   if (sums && threadIdx.x == 0) {

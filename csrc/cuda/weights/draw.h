@@ -68,7 +68,7 @@ MULTIMIX_DEVICE void draw_rows(const Draw& draw, int location, int64_t first, in
   const SamplerLayout layout(rows, draw, warps);
   const bool whole = layout.whole, some = draw.ignored || draw.m < draw.b;
   const int group = layout.group, index = whole ? 0 : warp, pairs = layout.pitch / 2, quads = layout.pitch / 4;
-  const Team team{whole, whole ? int(threadIdx.x) : lane, whole ? int(blockDim.x) : kWarp, memory};
+  const Team<> team{whole, whole ? int(threadIdx.x) : lane, whole ? int(blockDim.x) : kWarp, memory};
   using R = Raw<arithmetic>;
   R* raw = reinterpret_cast<R*>(memory + layout.raw) + index * layout.stored;
   uint8_t* sets = some ? memory + layout.sets + index * (layout.stored / 4) : nullptr;

@@ -4,8 +4,8 @@
 // row of a lane; attention adds two reads of global memory and about 12 lane-instructions.
 #pragma once
 
+#include "cuda/device/elements.h"
 #include "cuda/device/team.h"
-#include "cuda/products/fragments.h"
 #include "cuda/weights/gamma.h"
 
 namespace multimix {
@@ -51,7 +51,7 @@ struct RowWeights {
   static constexpr bool kLog = arithmetic == Arithmetic::kLogSpace;
 
   const Draw& draw;
-  const Team& team;
+  const Team<>& team;
   const float* attention;  // of the location, or null
   float largest;           // of the attention, if all rows have the same examples
   R* raw;
