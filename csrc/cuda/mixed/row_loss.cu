@@ -13,7 +13,7 @@
 namespace multimix {
 namespace {
 
-constexpr int kFragments = 2, kThreads = 256;  // a tile of 128 rows
+constexpr int kThreads = 256;  // a tile of 128 rows
 
 template <Operand operand>
 struct RowLossShared {
@@ -30,7 +30,7 @@ __global__ void __launch_bounds__(kThreads)
   using T = Element<operand>;
   using S = Stage<operand>;
   using Shared = RowLossShared<operand>;
-  constexpr int kRows = kFragments * 2;
+  using Tile = WarpTile<operand, 2, 8>;  // (rows, examples)
   const int tiles = job.block.stored / kTile, place = int(blockIdx.x) / tiles, row = int(blockIdx.x) % tiles * kTile;
   const int64_t stored = job.block.stored, base = place * stored + row;  // of the rows of this tile
   const int width = job.block.width, lane = threadIdx.x % kWarp;
@@ -55,17 +55,15 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  const int warp_first = warp_row<kFragments>(), warp_example = warp_column();
-  float scale[kRows], lse[kRows], loss[kRows], share[kRows], score_sum[kRows];
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) {
-    const int i = warp_first + q * 8 + lane_row();
+  float scale[Tile::kRows], lse[Tile::kRows], loss[Tile::kRows], share[Tile::kRows], score_sum[Tile::kRows];
+  Tile::for_rows([&](int q) {
+    const int i = Tile::first_row() + q * 8;
     scale[q] = job.block.inverse[base + i] * kLog2E, lse[q] = shared.lse[i];
     loss[q] = 0, share[q] = 0, score_sum[q] = 0;
-  }
-  WarpTile<kFragments> logits;
+  });
+  Tile logits;
   logits.clear();
-  const T* own = weights.data + int64_t(row + warp_first + lane_row()) * width;
+  const T* own = weights.data + int64_t(row + Tile::first_row()) * width;
   const auto load_examples = [&](int first, int buffer) {
     const int x = threadIdx.x, example = first + x;
     if (x >= kTile) return;
@@ -79,22 +77,19 @@ __global__ void __launch_bounds__(kThreads)
   // Sums over examples, of unnormalised weights.
   const auto add_examples = [&](int first, int buffer) {
     const float (&examples)[3][kTile] = shared.examples[buffer];
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const int x = warp_example + n * 8 + lane_column();
-      if (first + x >= width) break;
+    Tile::for_pairs([&](int p) {
+      const int x = Tile::first_column() + p * 8;
+      if (first + x >= width) return;
       const float2 mass = load_pair(examples[0] + x), known = load_pair(examples[1] + x);
       const float2 sum = load_pair(examples[2] + x);
-#pragma unroll
-      for (int q = 0; q < kRows; ++q) {
-        const float2 w = load_pair(own + q * 8 * width + first + x);
-        const float* l = logits.at[q / 2][n] + q % 2 * 2;
+      Tile::for_rows([&](int q) {
+        const float2 w = load_pair(own + q * 8 * width + first + x), l = logits.pair(q, p);
         share[q] += w.x * mass.x + w.y * mass.y;
         score_sum[q] += w.x * sum.x + w.y * sum.y;
-        loss[q] += w.x * known.x * (lse[q] - l[0] * scale[q]);
-        loss[q] += w.y * known.y * (lse[q] - l[1] * scale[q]);
-      }
-    }
+        loss[q] += w.x * known.x * (lse[q] - l.x * scale[q]);
+        loss[q] += w.y * known.y * (lse[q] - l.y * scale[q]);
+      });
+    });
   };
   const int chunks = (width + kTile - 1) / kTile, depths = (width + S::kDepth - 1) / S::kDepth;
   if (by_class) {
@@ -118,9 +113,8 @@ __global__ void __launch_bounds__(kThreads)
         },
         [&](int, int buffer) {
           const T* stage = stages + buffer * 2 * S::kAlongSize;
-          multiply<operand, false, false>(logits, stage + warp_first * S::kAlong, S::kAlong,
-                                          stage + S::kAlongSize + warp_example * S::kAlong, S::kAlong,
-                                          min(S::kDepth, width - depth));
+          logits.template multiply<false, false>(stage, S::kAlong, stage + S::kAlongSize, S::kAlong,
+                                                 min(S::kDepth, width - depth));
           depth += S::kDepth;
           if (depth < width) return;
           add_examples(example, chunk & 1);
@@ -128,15 +122,14 @@ __global__ void __launch_bounds__(kThreads)
           logits.clear();
         });
   }
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) {
+  Tile::for_rows([&](int q) {
     loss[q] = quad_sum(loss[q]), share[q] = quad_sum(share[q]), score_sum[q] = quad_sum(score_sum[q]);
     if (lane_column() == 0) {
-      float (&sums)[3][kTile] = shared.sums[warp_example / (kTile / kWarpColumns)];
-      const int i = warp_first + q * 8 + lane_row();
+      float (&sums)[3][kTile] = shared.sums[Tile::side()];
+      const int i = Tile::first_row() + q * 8;
       sums[0][i] = loss[q], sums[1][i] = share[q], sums[2][i] = score_sum[q];
     }
-  }
+  });
   __syncthreads();
 
   if (threadIdx.x < kTile) {
