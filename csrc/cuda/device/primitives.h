@@ -1,3 +1,6 @@
+// device/: what every kernel stands on: the machine (this file), constants, elements of tensors and operands, teams of
+// threads. May include host/jobs.h only.
+//
 // What kernels use of the machine beyond C++: PTX instructions where this is compiled for a GPU, and otherwise the
 // functions of the same names in simt.h, which run on a CPU.
 //

@@ -1,3 +1,6 @@
+// mix/: mixed embeddings, forward (this file) and backward. May include every room below: host/, device/, weights/,
+// products/, sums/.
+//
 // Mixed embeddings: out (r, n, d) = mu values.
 //
 // Super-blocks of rows: their weights are drawn into a scratch in the L2 cache, and multiply the values on tensor

@@ -1,6 +1,7 @@
 // products/: matrix products on tensor cores, of warps (fragments.h) and of blocks (this file), whose operands come
 // from device memory (copies.h, operands.h, pack.h); and two whole products (columns.h, rows.h). May include host/ and
-// device/ only.
+// device/ only. Letters: of a block's result (i, j) at depth k; of a lane in its warp's tile row q and pair of columns
+// p; of operands, places are the locations of a block of rows (host/jobs.h).
 //
 // A block multiplies tiles in shared memory; two warps lie beside each other in a tile of the result, the others below.
 // An operand lies in one of two ways: `along`, its rows run along the depth of the product; `across`, they run across
