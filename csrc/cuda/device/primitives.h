@@ -1,3 +1,6 @@
+// device/: what every kernel stands on: the machine (this file), constants, elements of tensors and operands, teams of
+// threads. May include host/jobs.h only.
+//
 // What kernels use of the machine beyond C++: PTX instructions where this is compiled for a GPU, and otherwise the
 // functions of the same names in simt.h, which run on a CPU.
 //
@@ -9,6 +12,8 @@
 #pragma once
 
 #include <cstdint>
+
+#include "cuda/device/constants.h"
 
 namespace multimix {
 
@@ -145,9 +150,6 @@ MULTIMIX_DEVICE unsigned char* shared_memory() {
 #endif
 
 namespace multimix {
-
-constexpr int kWarp = 32;
-constexpr uint32_t kAllLanes = 0xffffffffu;
 
 // One element from a float; rounded to nearest.
 template <class T>

@@ -10,9 +10,9 @@ namespace {
 
 template <Operand operand>
 struct ValuesGradientJob {
-  RowSource grad;                           // (r, n, d)
-  OperandMatrix<Element<operand>> weights;  // (places, stored, width)
-  const float* inverse;                     // (places, stored)
+  RowSource grad;                    // (r, n, d)
+  Matrix<Element<operand>> weights;  // (places, stored, width)
+  const float* inverse;              // (places, stored)
   int64_t first;
   int first_location, places, rows, splits, b;
   bool add;        // to what earlier blocks of rows gave
@@ -28,65 +28,53 @@ struct ValuesGradientJob {
 template <Operand operand>
 __global__ void __launch_bounds__(kBlockThreads, 2) values_gradient_kernel(ValuesGradientJob<operand> job) {
   using T = Element<operand>;
-  using A = Accumulators<operand>;
-  constexpr BlockShape kShape = BlockTile<operand>::kShape;
-  constexpr int kGradPitch = kShape.rows + BlockTile<operand>::kTransposedPad;
-  constexpr int kWeightsPitch = kShape.columns + BlockTile<operand>::kTransposedPad;
-  constexpr int kGradSize = kShape.depth * kGradPitch, kWeightsSize = kShape.depth * kWeightsPitch;
-  T* grad_tiles = reinterpret_cast<T*>(shared_memory());
-  T* weights_tiles = grad_tiles + 2 * kGradSize;
+  using Tile = BlockTile<operand>;
+  using Sums = typename Tile::Sums;
+  constexpr BlockShape kShape = Tile::kShape;
+  constexpr int kGradSize = kShape.depth * Tile::kAcrossRows, kWeightsSize = kShape.depth * Tile::kAcrossColumns;
+  T* grad_tiles = reinterpret_cast<T*>(shared_memory());  // (2, rows, features)
+  T* weights_tiles = grad_tiles + 2 * kGradSize;          // (2, rows, examples)
   const int place = blockIdx.x % job.places, split = blockIdx.x / job.places;
   const int first_feature = blockIdx.y * kShape.rows, first_example = blockIdx.z * kShape.columns;
-  const OperandMatrix<T> weights = job.weights.at(place);
+  const Matrix<T> weights = job.weights.at(place);
   const float* inverse = job.inverse + int64_t(place) * weights.rows;
   const int all = (job.rows + kShape.depth - 1) / kShape.depth;
-  const int step0 = int(int64_t(all) * split / job.splits), steps = int(int64_t(all) * (split + 1) / job.splits);
+  const int begin = int(int64_t(all) * split / job.splits), end = int(int64_t(all) * (split + 1) / job.splits);
   RowsLoader<operand, kShape.depth, kShape.rows> loader;
 
-  const auto fetch = [&](int step) {
-    copy_tile<kShape.depth, kShape.columns>(weights_tiles + step % 2 * kWeightsSize, kWeightsPitch, weights,
-                                            step * kShape.depth, first_example);
-    commit_copies();
-    loader.load(job.grad, job.first_location + place, job.first, step * kShape.depth, job.rows, first_feature, inverse,
-                nullptr);
-  };
-  A sum;
+  Sums sum;  // features by examples
   sum.clear();
-  if (step0 < steps) {
-    fetch(step0);
-    loader.store(grad_tiles + step0 % 2 * kGradSize, kGradPitch);
-  }
-  for (int step = step0; step < steps; ++step) {
-    wait_copies<0>();
-    __syncthreads();
-    if (step + 1 < steps) fetch(step + 1);
-    sum.template add<true, true>(grad_tiles + step % 2 * kGradSize, kGradPitch, weights_tiles + step % 2 * kWeightsSize,
-                                 kWeightsPitch);
-    if (step + 1 < steps) loader.store(grad_tiles + (step + 1) % 2 * kGradSize, kGradPitch);
-  }
-  const int d = job.grad.columns;
-#pragma unroll
-  for (int m = 0; m < A::kM; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int f = first_feature + A::row(m, half);
-#pragma unroll
-      for (int n = 0; n < A::kN; ++n) {
-        const int i = first_example + A::column(n);
-        const float one = sum.d[m][n][2 * half], other = sum.d[m][n][2 * half + 1];
-        if (job.partial) {
-          if (i >= weights.columns) continue;
-          float2* to = reinterpret_cast<float2*>(
-              job.partial + ((int64_t(place) * job.splits + split) * job.height + f) * weights.columns + i);
-          const float2 before = job.add ? *to : float2{0, 0};
-          *to = {before.x + one, before.y + other};
-        } else if (f < d) {
-          float* to = job.out + (int64_t(place) * job.b + i) * d + f;
-          if (i < job.b) to[0] = job.add ? to[0] + one : one;
-          if (i + 1 < job.b) to[d] = job.add ? to[d] + other : other;
-        }
+  const auto load = [&](int s, int buffer) {
+    const int row = (begin + s) * kShape.depth;
+    copy_rows<kShape.depth, kShape.columns, kBlockThreads>(weights_tiles + buffer * kWeightsSize, Tile::kAcrossColumns,
+                                                           weights, row, first_example);
+    loader.load(job.grad, job.first_location + place, job.first, row, job.rows, first_feature, inverse, nullptr);
+    if (s == 0) loader.store(grad_tiles, Tile::kAcrossRows);
+  };
+  run_stages(end - begin, load, [&](int s, int buffer) {
+    Tile::template multiply<true, true>(sum, grad_tiles + buffer * kGradSize, Tile::kAcrossRows,
+                                        weights_tiles + buffer * kWeightsSize, Tile::kAcrossColumns);
+    if (begin + s + 1 < end) loader.store(grad_tiles + (buffer ^ 1) * kGradSize, Tile::kAcrossRows);
+  });
+  const int d = job.grad.columns, width = weights.columns;
+  const int feature = first_feature + Sums::first_row(), example = first_example + Sums::first_column();
+  float* partial = job.partial + ((int64_t(place) * job.splits + split) * job.height + feature) * width + example;
+  float* out = job.out + (int64_t(place) * job.b + example) * d + feature;
+  Sums::for_rows([&](int q) {
+    Sums::for_pairs([&](int p) {
+      const float2 x = sum.pair(q, p);
+      if (job.partial) {
+        if (example + p * 8 >= width) return;
+        float2* to = reinterpret_cast<float2*>(partial + int64_t(q * 8) * width + p * 8);
+        const float2 before = job.add ? *to : float2{0, 0};
+        *to = {before.x + x.x, before.y + x.y};
+      } else if (feature + q * 8 < d) {
+        float* to = out + int64_t(p * 8) * d + q * 8;
+        if (example + p * 8 < job.b) to[0] = job.add ? to[0] + x.x : x.x;
+        if (example + p * 8 + 1 < job.b) to[d] = job.add ? to[d] + x.y : x.y;
       }
-    }
+    });
+  });
 }
 
 // The gradient by the values: `splits` partial sums, as many as fill the machine and fit in the memory for them.
@@ -121,7 +109,7 @@ class ValuesGradient {
                                          height,
                                          out};
     const size_t shared = sizeof(Element<operand>) * 2 * kShape.depth *
-                          (kShape.rows + kShape.columns + 2 * BlockTile<operand>::kTransposedPad);
+                          (BlockTile<operand>::kAcrossRows + BlockTile<operand>::kAcrossColumns);
     launch(context_, "values_gradient", values_gradient_kernel<operand>,
            {int64_t(block.places) * splits_, chunks_, columns}, kBlockThreads, shared, job);
     if (block.last && partial_)
@@ -150,7 +138,7 @@ void mix_backward(const Context& context, const MixJob& job) {
     constexpr Operand operand = decltype(constant)::value;
     const bool attention = job.grad_attention != nullptr;
     Recycled of_locations(context), of_block(context);
-    OperandMatrix<Element<operand>> values;
+    Matrix<Element<operand>> values;
     ValuesGradient<operand> values_gradient(context, job);
     const int64_t bytes = int64_t(job.draw.b) * job.d * sizeof(float);
     const int64_t most = std::max<int64_t>(1, kPartialBytes / bytes);

@@ -1,3 +1,6 @@
+// mix/: mixed embeddings, forward (this file) and backward. May include every room below: host/, device/, weights/,
+// products/, sums/.
+//
 // Mixed embeddings: out (r, n, d) = mu values.
 //
 // Super-blocks of rows: their weights are drawn into a scratch in the L2 cache, and multiply the values on tensor
@@ -15,6 +18,7 @@ namespace {
 template <Operand operand>
 struct WriteMixed {
   using T = Element<operand>;
+  using Sums = typename BlockTile<operand>::Sums;
   const float* inverse;  // (places, stored)
   T* out;
   int64_t n, first;
@@ -25,37 +29,30 @@ struct WriteMixed {
   MULTIMIX_DEVICE void begin(float*) const {}
   MULTIMIX_DEVICE void end(const float*, int, int, int) const {}
 
-  MULTIMIX_DEVICE void tile(float*, const Accumulators<operand>& sum, int place, int row_tile, int column_tile) const {
-    using A = Accumulators<operand>;
-    const int left = column_tile * A::kShape.columns;
+  MULTIMIX_DEVICE void tile(float*, const Sums& sum, int place, int row_tile, int column_tile) const {
+    constexpr BlockShape kShape = BlockTile<operand>::kShape;
+    const int left = column_tile * kShape.columns + Sums::warp_column();
+    Sums::for_rows([&](int q) {
+      const int row = row_tile * kShape.rows + Sums::first_row() + q * 8;
+      const float scale = inverse[int64_t(place) * stored + row];
+      const bool real = row < rows;
+      T* to = out + ((first_location + place) * n + first + row) * d;
+      if constexpr (sizeof(T) == 2) {
+        Sums::template for_pairs<4>([&](int p) {
+          uint32_t pairs[4];
 #pragma unroll
-    for (int m = 0; m < A::kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = row_tile * A::kShape.rows + A::row(m, half);
-        const float scale = inverse[int64_t(place) * stored + row];
-        const bool real = row < rows;
-        T* to = out + ((first_location + place) * n + first + row) * d;
-        if constexpr (sizeof(T) == 2) {
-#pragma unroll
-          for (int group = 0; group < A::kN; group += 4) {
-            uint32_t pairs[4];
-#pragma unroll
-            for (int k = 0; k < 4; ++k)
-              pairs[k] = pack<T>(sum.d[m][group + k][2 * half] * scale, sum.d[m][group + k][2 * half + 1] * scale);
-            const uint4 eight = gather_eight(pairs);
-            if (real) store(to, left + A::column(group) - lane_column() + threadIdx.x % 4 * 8, eight);
-          }
-        } else {
-#pragma unroll
-          for (int pair = 0; pair < A::kN; pair += 2) {
-            const float* one = sum.d[m][pair] + 2 * half;
-            const float* other = sum.d[m][pair + 1] + 2 * half;
-            const float4 four = gather_four({one[0] * scale, one[1] * scale}, {other[0] * scale, other[1] * scale});
-            if (real) store(to, left + A::column(pair) - lane_column() + four_column(), four);
-          }
-        }
+          for (int k = 0; k < 4; ++k) pairs[k] = pack<T>(sum.pair(q, p + k).x * scale, sum.pair(q, p + k).y * scale);
+          const uint4 eight = gather_eight(pairs);
+          if (real) store(to, left + p * 8 + int(threadIdx.x % 4) * 8, eight);
+        });
+      } else {
+        Sums::template for_pairs<2>([&](int p) {
+          const float2 one = sum.pair(q, p), other = sum.pair(q, p + 1);
+          const float4 four = gather_four({one.x * scale, one.y * scale}, {other.x * scale, other.y * scale});
+          if (real) store(to, left + p * 8 + four_column(), four);
+        });
       }
+    });
   }
 
   template <class Vector>
@@ -78,7 +75,7 @@ void mix(const Context& context, const MixJob& job) {
     constexpr Operand operand = decltype(constant)::value;
     using T = Element<operand>;
     Recycled of_locations(context);
-    OperandMatrix<T> values;
+    Matrix<T> values;
     const int64_t bytes = int64_t(job.draw.b) * job.d * sizeof(T);
     const int64_t most = std::max<int64_t>(1, kPartialBytes / bytes);
     for_each_block(context, job.draw, job.operand, false, most, [&](const Block& block) {

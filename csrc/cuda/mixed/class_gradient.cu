@@ -9,27 +9,32 @@
 namespace multimix {
 namespace {
 
+// Blocks that live on a multiprocessor, by their registers.
+constexpr int resident_blocks(Operand operand) {
+  return operand == Operand::kFP32 ? 1 : operand == Operand::kTF32 ? 2 : 3;
+}
+
 template <Operand operand>
-__global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
+__global__ void __launch_bounds__(TileShape<operand, false>::kThreads, resident_blocks(operand))
     class_gradient_kernel(LargeJob job, Differences from, int first_class, float* partial, int splits, int height,
                           bool first) {
   using T = Element<operand>;
   using S = Stage<operand>;
   using Shape = TileShape<operand, false>;
+  using Sums = typename Shape::Sums;
   const int place = int(blockIdx.x) / splits, split = int(blockIdx.x) % splits, width = job.block.width;
   const int columns = (width + kTile - 1) / kTile;
   const int tile_class = int(blockIdx.y) / columns * kTile, example = int(blockIdx.y) % columns * kTile;
   T* stages = reinterpret_cast<T*>(shared_memory());
   const Matrix<T> weights = job.weights<T>(place);
-  const Matrix<T> delta{static_cast<const T*>(from.delta) + int64_t(place) * from.rows * from.span, from.span,
+  const Matrix<T> delta{static_cast<const T*>(from.delta) + int64_t(place) * from.rows * from.span, 0, from.span,
                         from.rows, from.span};
-  const int warp_class = warp_row<Shape::kFragments>(), warp_example = warp_column();
-  const int row_class = first_class + tile_class + warp_class;  // the first of this warp
-  float* own = partial + (int64_t(blockIdx.x) * height + row_class + lane_row()) * width + example + warp_example +
-               lane_column();
-  const int columns_left = width - example - warp_example;  // from here on the examples of this warp do not exist
+  const int row_class = first_class + tile_class + Sums::warp_row();  // the first of this warp
+  const int columns_left = width - example - Sums::warp_column();     // examples of this warp that exist
+  float* own =
+      partial + (int64_t(blockIdx.x) * height + row_class + lane_row()) * width + width - columns_left + lane_column();
 
-  WarpTile<Shape::kFragments> total;
+  Sums total;  // (classes, examples)
   total.clear();
   const int units = from.rows / S::kDepth;
   const int begin = int(int64_t(units) * split / splits), end = int(int64_t(units) * (split + 1) / splits);
@@ -44,23 +49,13 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
       },
       [&](int, int buffer) {
         const T* stage = stages + buffer * 2 * S::kAcrossSize;
-        multiply<operand, true, true>(total, stage + warp_class, S::kAcross, stage + S::kAcrossSize + warp_example,
-                                      S::kAcross, S::kDepth);
+        total.template multiply<true, true>(stage, S::kAcross, stage + S::kAcrossSize, S::kAcross, S::kDepth);
       });
-#pragma unroll
-  for (int m = 0; m < Shape::kFragments; ++m) {
-    if (row_class + m * 16 >= height) break;
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      if (n * 8 >= columns_left) break;
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float2& to = *reinterpret_cast<float2*>(own + int64_t(m * 16 + half * 8) * width + n * 8);
-        const float2 before = first ? make_float2(0, 0) : to;
-        to = make_float2(before.x + total.at[m][n][half * 2], before.y + total.at[m][n][half * 2 + 1]);
-      }
-    }
-  }
+  Sums::for_pairs_within(height - row_class, columns_left, [&](int q, int p) {
+    float2& to = *reinterpret_cast<float2*>(own + int64_t(q * 8) * width + p * 8);
+    const float2 x = total.pair(q, p), before = first ? make_float2(0, 0) : to;
+    to = make_float2(before.x + x.x, before.y + x.y);
+  });
 }
 
 }  // namespace

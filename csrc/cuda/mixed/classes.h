@@ -11,14 +11,14 @@ struct MixClasses {
   using T = Element<operand>;
   using S = Stage<operand>;
   using Shape = TileShape<operand, with_targets>;
-  using Tile = WarpTile<Shape::kFragments>;
+  using Tile = typename Shape::Sums;  // (rows, classes)
   static constexpr int kThreads = Shape::kThreads;
   static constexpr int kWeights = Shape::kRows * S::kAlong;                           // of a stage
   static constexpr int kStage = S::kAlongSize + (with_targets ? S::kAcrossSize : 0);  // beside them
 
   // Of shared memory; resident: the weights of all examples stay there.
   static size_t bytes(int width, bool resident) {
-    const int weights = resident ? Shape::kRows * (width + S::kAlongPad) : 2 * kWeights;
+    const int weights = resident ? Shape::kRows * (width + kAlongPad) : 2 * kWeights;
     return size_t(weights + 2 * kStage) * sizeof(T);
   }
 
@@ -31,11 +31,11 @@ struct MixClasses {
         width(job.block.width),
         resident(resident),
         own(reinterpret_cast<T*>(shared_memory())),
-        stages(own + (resident ? Shape::kRows * (width + S::kAlongPad) : 2 * kWeights)) {
+        stages(own + (resident ? Shape::kRows * (width + kAlongPad) : 2 * kWeights)) {
     if (!resident) return;
     const int pieces = width / S::kPiece;
     for (int at = threadIdx.x; at < Shape::kRows * pieces; at += kThreads)
-      copy_async(own + at / pieces * (width + S::kAlongPad) + at % pieces * S::kPiece,
+      copy_async(own + at / pieces * (width + kAlongPad) + at % pieces * S::kPiece,
                  weights.data + int64_t(row + at / pieces) * width + at % pieces * S::kPiece);
   }
 
@@ -64,11 +64,11 @@ struct MixClasses {
   // Adds a stage's products; true at the last.
   MULTIMIX_DEVICE bool add(Tile& logits, Tile& mixed, int buffer, int depth) const {
     const T* stage = stages + buffer * kStage;
-    const int pitch = resident ? width + S::kAlongPad : S::kAlong, span = min(S::kDepth, width - depth);
-    const T* left = own + warp_row<Shape::kFragments>() * pitch + (resident ? depth : buffer * kWeights);
-    multiply<operand, false, false>(logits, left, pitch, stage + warp_column() * S::kAlong, S::kAlong, span);
+    const int pitch = resident ? width + kAlongPad : S::kAlong, span = min(S::kDepth, width - depth);
+    const T* left = own + (resident ? depth : buffer * kWeights);
+    logits.template multiply<false, false>(left, pitch, stage, S::kAlong, span);
     if constexpr (with_targets)
-      multiply<operand, false, true>(mixed, left, pitch, stage + S::kAlongSize + warp_column(), S::kAcross, span);
+      mixed.template multiply<false, true>(left, pitch, stage + S::kAlongSize, S::kAcross, span);
     return depth + S::kDepth >= width;
   }
 

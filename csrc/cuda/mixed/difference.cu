@@ -10,16 +10,8 @@
 namespace multimix {
 namespace {
 
-template <class T>
-MULTIMIX_DEVICE void store_pair(T* to, float x, float y) {
-  if constexpr (sizeof(T) == 2)
-    *reinterpret_cast<uint32_t*>(to) = pack<T>(x, y);
-  else
-    *reinterpret_cast<float2*>(to) = make_float2(x, y);
-}
-
 template <Operand operand>
-__global__ void __launch_bounds__(MixClasses<operand, true>::kThreads)
+__global__ void __launch_bounds__(MixClasses<operand, true>::kThreads, operand == Operand::kFP32 ? 2 : 1)
     difference_kernel(LargeJob job, Differences to, int first_class) {
   using Mix = MixClasses<operand, true>;
   using T = typename Mix::T;
@@ -29,18 +21,17 @@ __global__ void __launch_bounds__(MixClasses<operand, true>::kThreads)
   const int tile_row = int(blockIdx.x) % tiles * Shape::kRows, row = to.first_row + tile_row;
   const int tile_class = int(blockIdx.y) * kTile, column = first_class + tile_class;
   const Mix mix(job, place, row, false);
-  const int warp_first = warp_row<Shape::kFragments>(), warp_class = warp_column();
-  typename Mix::Tile logits, mixed;
+  using Tile = typename Mix::Tile;
+  Tile logits, mixed;
   Mix::clear(logits, mixed);
   run_stages(
       mix.depths(), [&](int s, int buffer) { mix.load(buffer, column, s * Mix::S::kDepth); },
       [&](int s, int buffer) { mix.add(logits, mixed, buffer, s * Mix::S::kDepth); });
-  const RowState* states = job.state + int64_t(place) * job.block.stored + row + warp_first + lane_row();
-  const int64_t at = (int64_t(place) * to.rows + tile_row + warp_first + lane_row()) * to.span + tile_class +
-                     warp_class + lane_column();
-  const int beyond = job.c - column - warp_class - lane_column();  // classes of this lane from here on do not exist
-#pragma unroll
-  for (int q = 0; q < Shape::kFragments * 2; ++q) {
+  const RowState* states = job.state + int64_t(place) * job.block.stored + row + Tile::first_row();
+  const int64_t at =
+      (int64_t(place) * to.rows + tile_row + Tile::first_row()) * to.span + tile_class + Tile::first_column();
+  const int beyond = job.c - column - Tile::first_column();  // classes of this lane from here on do not exist
+  Tile::for_rows([&](int q) {
     const RowState k = states[q * 8];
     const float plain = k.scale == 0 ? 0.0f : k.target * kLog2E / k.scale;  // factor * inverse
     const float keep = job.keep * k.target;
@@ -48,22 +39,20 @@ __global__ void __launch_bounds__(MixClasses<operand, true>::kThreads)
     const bool none = k.scale == 0 || job.c == 1;
     T* delta = static_cast<T*>(to.delta) + at + int64_t(q) * 8 * to.span;
     T* entropy = to.entropy == nullptr ? nullptr : static_cast<T*>(to.entropy) + at + int64_t(q) * 8 * to.span;
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      float d[2], h[2];
+    Tile::for_pairs([&](int p) {
+      float d[2], h[2];  // the derivatives by two logits, and their -log softmax as targets multiply it
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
-        const bool inside = n * 8 + e < beyond;
-        const float l = logits.at[q / 2][n][q % 2 * 2 + e] * k.scale - k.lse;
-        const float y = mixed.at[q / 2][n][q % 2 * 2 + e] * keep + spread;
+        const bool inside = p * 8 + e < beyond;
+        const float l = logits.element(q, p, e) * k.scale - k.lse, y = mixed.element(q, p, e) * keep + spread;
         d[e] = !inside ? 0.0f : none ? k.probability * 0 : fast_exp2(l) * k.probability - y;
         h[e] = !inside || none ? 0.0f : fminf(l * -kLn2, kMost) * plain * job.keep;
         if constexpr (operand == Operand::kTF32) d[e] = round_tf32(d[e]), h[e] = round_tf32(h[e]);
       }
-      store_pair(delta + n * 8, d[0], d[1]);
-      if (entropy != nullptr) store_pair(entropy + n * 8, h[0], h[1]);
-    }
-  }
+      store_pair(delta + p * 8, d[0], d[1]);
+      if (entropy != nullptr) store_pair(entropy + p * 8, h[0], h[1]);
+    });
+  });
 }
 
 }  // namespace

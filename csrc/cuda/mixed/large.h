@@ -4,11 +4,10 @@
 #include "cuda/host/blocks.h"
 #include "cuda/host/jobs.h"
 #include "cuda/host/launch.h"
-#include "cuda/products/tile_product.h"
+#include "cuda/products/operands.h"
 
 namespace multimix {
 
-constexpr float kLog2E = 1.4426950408889634f, kLn2 = 0.6931471805599453f;
 constexpr float kLeast = -1e30f;  // below any logit: what is lower adds nothing to a sum of exponentials
 
 // What later passes need of a row, in one load.
@@ -38,16 +37,16 @@ struct LargeJob {
 
   template <class T>
   MULTIMIX_DEVICE Matrix<T> weights(int64_t place) const {
-    return {static_cast<const T*>(block.weights) + place * block.stored * block.width, block.width, block.stored,
+    return {static_cast<const T*>(block.weights) + place * block.stored * block.width, 0, block.width, block.stored,
             block.width};
   }
   template <class T>
   MULTIMIX_DEVICE Matrix<T> target_rows() const {
-    return {static_cast<const T*>(targets), target_pitch, b, target_pitch};
+    return {static_cast<const T*>(targets), 0, target_pitch, b, target_pitch};
   }
   template <class T>
   MULTIMIX_DEVICE Matrix<T> score_rows(int64_t place) const {
-    return {static_cast<const T*>(scores) + place * height * block.width, block.width, height, block.width};
+    return {static_cast<const T*>(scores) + place * height * block.width, 0, block.width, height, block.width};
   }
 };
 

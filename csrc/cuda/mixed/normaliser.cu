@@ -7,6 +7,7 @@
 // Cost per row: a product of 2 b c operations (4 b c by class: mixed targets too); bytes: 2 b of weights (4 b in
 // float32), and scores from the L2 cache once per 128 rows. Lane-instructions on sm_80: 50 for 32 16-bit matrix
 // instructions, then 5 per logit (a maximum, a multiply-add, an exponential, an addition, half a zero), 9 by class.
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/classes.h"
 
@@ -20,96 +21,73 @@ __global__ void __launch_bounds__(MixClasses<operand, by_class>::kThreads)
     normaliser_kernel(LargeJob job, bool resident, RowPart* parts, int part_count) {
   using Mix = MixClasses<operand, by_class>;
   using Shape = typename Mix::Shape;
-  constexpr int kRows = Shape::kFragments * 2;  // of a lane
+  using Tile = typename Mix::Tile;
   const int tiles = job.block.stored / Shape::kRows, place = int(blockIdx.x) / tiles;
   const int row = int(blockIdx.x) % tiles * Shape::kRows;
   const Mix mix(job, place, row, resident);
   const int chunks = (job.c + kTile - 1) / kTile, part = blockIdx.y, blocks = gridDim.y;
   const int first = int(int64_t(chunks) * part / blocks), last = int(int64_t(chunks) * (part + 1) / blocks);
-  const int warp_first = warp_row<Shape::kFragments>(), warp_class = warp_column();
-  const float* inverse = job.block.inverse + int64_t(place) * job.block.stored + row + warp_first + lane_row();
-  float top[kRows], z[kRows], mass[kRows], product[kRows];
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) top[q] = kLeast, z[q] = 0, mass[q] = 0, product[q] = 0;
-  typename Mix::Tile logits, mixed;
+  const float* inverse = job.block.inverse + int64_t(place) * job.block.stored + row + Tile::first_row();
+  RowPart own[Tile::kRows];  // what this lane has seen of each of its rows
+  Tile::for_rows([&](int q) { own[q] = {kLeast, 0, 0, 0}; });
+  Tile logits, mixed;
   Mix::clear(logits, mixed);
   int load_column = first * kTile, load_depth = 0, column = first * kTile, depth = 0;
-  run_stages((last - first) * mix.depths(),
-             [&](int, int buffer) {
-               mix.load(buffer, load_column, load_depth);
-               load_depth += Mix::S::kDepth;
-               if (load_depth >= mix.width) load_depth = 0, load_column += kTile;
-             },
-             [&](int, int buffer) {
-               const bool whole = mix.add(logits, mixed, buffer, depth);
-               depth += Mix::S::kDepth;
-               if (!whole) return;
-               const int beyond =
-                   job.c - column - warp_class - lane_column();  // classes of a lane from here on do not exist
-               const bool all = column + kTile <= job.c;
-               depth = 0, column += kTile;
-               if (!all) {
-                 __syncwarp();  // so that this is a branch: otherwise every logit costs a selection
-#pragma unroll
-                 for (int q = 0; q < kRows; ++q)
-#pragma unroll
-                   for (int n = 0; n < 8; ++n)
-#pragma unroll
-                     for (int e = 0; e < 2; ++e)
-                       if (n * 8 + e >= beyond) logits.at[q / 2][n][q % 2 * 2 + e] = kLeast;
-               }
-#pragma unroll
-               for (int q = 0; q < kRows; ++q) {
-                 const float scale = inverse[q * 8] * kLog2E;
-                 const float* half[8];
-#pragma unroll
-                 for (int n = 0; n < 8; ++n) half[n] = logits.at[q / 2][n] + q % 2 * 2;
-                 float highest = kLeast;
-#pragma unroll
-                 for (int n = 0; n < 8; ++n) highest = fmaxf(highest, fmaxf(half[n][0], half[n][1]));
-                 const float higher = fmaxf(top[q], highest * scale);
-                 float sum = 0;
-#pragma unroll
-                 for (int n = 0; n < 8; ++n)
-                   sum += fast_exp2(half[n][0] * scale - higher) + fast_exp2(half[n][1] * scale - higher);
-                 z[q] = z[q] * fast_exp2(top[q] - higher) + sum;
-                 if constexpr (by_class) {
-                   product[q] += mass[q] == 0 ? 0.0f : mass[q] * (top[q] - higher);
-#pragma unroll
-                   for (int n = 0; n < 8; ++n)
-#pragma unroll
-                     for (int e = 0; e < 2; ++e) {
-                       const float y = mixed.at[q / 2][n][q % 2 * 2 + e];
-                       mass[q] += y;
-                       // A class that is in no target may have a logit of minus infinity.
-                       product[q] += y == 0 ? 0.0f : y * (half[n][e] * scale - higher);
-                     }
-                 }
-                 top[q] = higher;
-               }
-               Mix::clear(logits, mixed);
-             });
-  // The four lanes of a row.
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) {
-    float highest = top[q];
-    highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, 1));
-    highest = fmaxf(highest, __shfl_xor_sync(kAllLanes, highest, 2));
-    float sum = z[q] * fast_exp2(top[q] - highest);
-    sum += __shfl_xor_sync(kAllLanes, sum, 1);
-    sum += __shfl_xor_sync(kAllLanes, sum, 2);
+  const auto load = [&](int, int buffer) {
+    mix.load(buffer, load_column, load_depth);
+    load_depth += Mix::S::kDepth;
+    if (load_depth >= mix.width) load_depth = 0, load_column += kTile;
+  };
+  run_stages((last - first) * mix.depths(), load, [&](int, int buffer) {
+    const bool whole = mix.add(logits, mixed, buffer, depth);
+    depth += Mix::S::kDepth;
+    if (!whole) return;
+    const int beyond = job.c - column - Tile::first_column();  // classes of a lane from here on do not exist
+    const bool all = column + kTile <= job.c;
+    depth = 0, column += kTile;
+    if (!all) {
+      __syncwarp();  // so that this is a branch: otherwise every logit costs a selection
+      Tile::for_rows([&](int q) {
+        logits.for_each(q, [&](int j, float& logit) {
+          if (j >= beyond) logit = kLeast;
+        });
+      });
+    }
+    Tile::for_rows([&](int q) {
+      const float scale = inverse[q * 8] * kLog2E, before = own[q].top;
+      const float top = fmaxf(before, logits.row_max(q, kLeast) * scale);
+      const float z = logits.row_sum(q, [&](float logit) { return fast_exp2(logit * scale - top); });
+      own[q].z = own[q].z * fast_exp2(before - top) + z;
+      if constexpr (by_class) {
+        float& mass = own[q].mass;
+        float& product = own[q].product;
+        product += mass == 0 ? 0.0f : mass * (before - top);
+        const auto add = [&](float logit, float y) {
+          mass += y;
+          product += y == 0 ? 0.0f : y * (logit * scale - top);  // a class that is in no target may be masked
+        };
+        Tile::for_pairs([&](int p) {
+          const float2 l = logits.pair(q, p), y = mixed.pair(q, p);
+          add(l.x, y.x), add(l.y, y.y);
+        });
+      }
+      own[q].top = top;
+    });
+    Mix::clear(logits, mixed);
+  });
+  RowPart* to = parts + (int64_t(place) * part_count + part * kWarpColumns + Tile::side()) * job.block.stored + row +
+                Tile::first_row();
+  Tile::for_rows([&](int q) {  // of which four lanes have seen parts
+    RowPart x = own[q];
+    const float top = quad_max(x.top);
+    x.z = quad_sum(x.z * fast_exp2(x.top - top));
     if constexpr (by_class) {
-      product[q] += mass[q] == 0 ? 0.0f : mass[q] * (top[q] - highest);
-      product[q] += __shfl_xor_sync(kAllLanes, product[q], 1);
-      product[q] += __shfl_xor_sync(kAllLanes, product[q], 2);
-      mass[q] += __shfl_xor_sync(kAllLanes, mass[q], 1);
-      mass[q] += __shfl_xor_sync(kAllLanes, mass[q], 2);
+      x.product = quad_sum(x.product + (x.mass == 0 ? 0.0f : x.mass * (x.top - top)));
+      x.mass = quad_sum(x.mass);
     }
-    if (lane_column() == 0) {
-      const int64_t at = int64_t(place) * part_count + part * kWarpColumns + warp_class / (kTile / kWarpColumns);
-      parts[at * job.block.stored + row + warp_first + q * 8 + lane_row()] = {highest, sum, mass[q], product[q]};
-    }
-  }
+    x.top = top;
+    if (lane_column() == 0) to[q * 8] = x;
+  });
 }
 
 template <Operand operand, bool by_class>

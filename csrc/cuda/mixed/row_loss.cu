@@ -6,13 +6,14 @@
 //
 // Cost per row: a product of 2 b b operations (none by class); bytes: weights twice from the L2 cache, 16 for each part
 // and 16 of state. Lane-instructions on sm_80: 10 per weight beside those of the product.
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/large.h"
 
 namespace multimix {
 namespace {
 
-constexpr int kFragments = 2, kThreads = 256;  // a tile of 128 rows
+constexpr int kThreads = 256;  // a tile of 128 rows
 
 template <Operand operand>
 struct RowLossShared {
@@ -23,25 +24,13 @@ struct RowLossShared {
   float warps[kTile / kWarp];
 };
 
-MULTIMIX_DEVICE float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
-
-MULTIMIX_DEVICE float2 load_pair(const float* at) { return *reinterpret_cast<const float2*>(at); }
-template <class T>
-MULTIMIX_DEVICE float2 load_pair(const T* at) {
-  const uint32_t both = *reinterpret_cast<const uint32_t*>(at);
-  return make_float2(to_float(T{uint16_t(both)}), to_float(T{uint16_t(both >> 16)}));
-}
-
 template <Operand operand>
 __global__ void __launch_bounds__(kThreads)
     row_loss_kernel(LargeJob job, bool by_class, const RowPart* parts, int part_count) {
   using T = Element<operand>;
   using S = Stage<operand>;
   using Shared = RowLossShared<operand>;
-  constexpr int kRows = kFragments * 2;
+  using Tile = WarpTile<operand, 2, 8>;  // (rows, examples)
   const int tiles = job.block.stored / kTile, place = int(blockIdx.x) / tiles, row = int(blockIdx.x) % tiles * kTile;
   const int64_t stored = job.block.stored, base = place * stored + row;  // of the rows of this tile
   const int width = job.block.width, lane = threadIdx.x % kWarp;
@@ -66,17 +55,15 @@ __global__ void __launch_bounds__(kThreads)
   }
   __syncthreads();
 
-  const int warp_first = warp_row<kFragments>(), warp_example = warp_column();
-  float scale[kRows], lse[kRows], loss[kRows], share[kRows], score_sum[kRows];
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) {
-    const int i = warp_first + q * 8 + lane_row();
+  float scale[Tile::kRows], lse[Tile::kRows], loss[Tile::kRows], share[Tile::kRows], score_sum[Tile::kRows];
+  Tile::for_rows([&](int q) {
+    const int i = Tile::first_row() + q * 8;
     scale[q] = job.block.inverse[base + i] * kLog2E, lse[q] = shared.lse[i];
     loss[q] = 0, share[q] = 0, score_sum[q] = 0;
-  }
-  WarpTile<kFragments> logits;
+  });
+  Tile logits;
   logits.clear();
-  const T* own = weights.data + int64_t(row + warp_first + lane_row()) * width;
+  const T* own = weights.data + int64_t(row + Tile::first_row()) * width;
   const auto load_examples = [&](int first, int buffer) {
     const int x = threadIdx.x, example = first + x;
     if (x >= kTile) return;
@@ -90,22 +77,19 @@ __global__ void __launch_bounds__(kThreads)
   // Sums over examples, of unnormalised weights.
   const auto add_examples = [&](int first, int buffer) {
     const float (&examples)[3][kTile] = shared.examples[buffer];
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const int x = warp_example + n * 8 + lane_column();
-      if (first + x >= width) break;
+    Tile::for_pairs([&](int p) {
+      const int x = Tile::first_column() + p * 8;
+      if (first + x >= width) return;
       const float2 mass = load_pair(examples[0] + x), known = load_pair(examples[1] + x);
       const float2 sum = load_pair(examples[2] + x);
-#pragma unroll
-      for (int q = 0; q < kRows; ++q) {
-        const float2 w = load_pair(own + q * 8 * width + first + x);
-        const float* l = logits.at[q / 2][n] + q % 2 * 2;
+      Tile::for_rows([&](int q) {
+        const float2 w = load_pair(own + q * 8 * width + first + x), l = logits.pair(q, p);
         share[q] += w.x * mass.x + w.y * mass.y;
         score_sum[q] += w.x * sum.x + w.y * sum.y;
-        loss[q] += w.x * known.x * (lse[q] - l[0] * scale[q]);
-        loss[q] += w.y * known.y * (lse[q] - l[1] * scale[q]);
-      }
-    }
+        loss[q] += w.x * known.x * (lse[q] - l.x * scale[q]);
+        loss[q] += w.y * known.y * (lse[q] - l.y * scale[q]);
+      });
+    });
   };
   const int chunks = (width + kTile - 1) / kTile, depths = (width + S::kDepth - 1) / S::kDepth;
   if (by_class) {
@@ -129,9 +113,8 @@ __global__ void __launch_bounds__(kThreads)
         },
         [&](int, int buffer) {
           const T* stage = stages + buffer * 2 * S::kAlongSize;
-          multiply<operand, false, false>(logits, stage + warp_first * S::kAlong, S::kAlong,
-                                          stage + S::kAlongSize + warp_example * S::kAlong, S::kAlong,
-                                          min(S::kDepth, width - depth));
+          logits.template multiply<false, false>(stage, S::kAlong, stage + S::kAlongSize, S::kAlong,
+                                                 min(S::kDepth, width - depth));
           depth += S::kDepth;
           if (depth < width) return;
           add_examples(example, chunk & 1);
@@ -139,15 +122,14 @@ __global__ void __launch_bounds__(kThreads)
           logits.clear();
         });
   }
-#pragma unroll
-  for (int q = 0; q < kRows; ++q) {
+  Tile::for_rows([&](int q) {
     loss[q] = quad_sum(loss[q]), share[q] = quad_sum(share[q]), score_sum[q] = quad_sum(score_sum[q]);
     if (lane_column() == 0) {
-      float (&sums)[3][kTile] = shared.sums[warp_example / (kTile / kWarpColumns)];
-      const int i = warp_first + q * 8 + lane_row();
+      float (&sums)[3][kTile] = shared.sums[Tile::side()];
+      const int i = Tile::first_row() + q * 8;
       sums[0][i] = loss[q], sums[1][i] = share[q], sums[2][i] = score_sum[q];
     }
-  }
+  });
   __syncthreads();
 
   if (threadIdx.x < kTile) {
@@ -168,8 +150,7 @@ __global__ void __launch_bounds__(kThreads)
     if (real && job.rows != nullptr) job.rows[at] = total;
     const float factor = !real ? 0.0f : job.grad_rows != nullptr ? job.grad_rows[at] : 1.0f;
     job.state[base + i] = {inverse * kLog2E, lse, factor * inverse * share, factor * inverse * inverse};
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+    total = warp_sum(total);
     if (lane == 0) shared.warps[threadIdx.x / kWarp] = total;
   }
   __syncthreads();

@@ -52,8 +52,8 @@ __global__ void __launch_bounds__(small_limits(operand, arithmetic).warps* kWarp
     }
     if (end) break;
     block.tile = block.other(block.tile);
-    draw_rows<operand, arithmetic>(job.draw, location, first, job.plan.rows, job.plan.width, block.scratch, block.tile,
-                                   job.plan.pitch, block.inverse, nullptr, 0);
+    draw_rows<operand, arithmetic>(job.draw, location, first, job.plan.rows, block.scratch,
+                                   WeightTile<operand>{block.tile, job.plan.pitch, job.plan.width, block.inverse});
     if (first == start) block.finish_fetch();
     total.add(block.rows_of_warp(first, location));
     __syncthreads();

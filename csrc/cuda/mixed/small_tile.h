@@ -4,14 +4,12 @@
 
 #include <cfloat>
 
+#include "cuda/device/team.h"
 #include "cuda/mixed/small_plan.h"
 #include "cuda/products/fragments.h"
 
 namespace multimix {
 
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
-constexpr float kInfinity = __builtin_huge_valf();
 // Minus infinity would be split into infinities of both signs in float32 products.
 constexpr float kSplitInfinity = -0x1p126f;
 // Tiles between two additions of the accumulators to the partial sums: tensor cores truncate what they add.
@@ -43,16 +41,6 @@ struct Compensated {
     sum = next;
   }
 };
-
-// The largest (or the sum) over the four lanes that share a row.
-MULTIMIX_DEVICE float quad_max(float x) {
-  x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, 1));
-  return fmaxf(x, __shfl_xor_sync(kAllLanes, x, 2));
-}
-MULTIMIX_DEVICE float quad_sum(float x) {
-  x += __shfl_xor_sync(kAllLanes, x, 1);
-  return x + __shfl_xor_sync(kAllLanes, x, 2);
-}
 
 // One block's view of its shared memory and of its warps' parts.
 template <Operand operand, Arithmetic arithmetic>
@@ -139,8 +127,7 @@ struct SmallBlock {
       float total = 0;
       for (int i = threadIdx.x % kWarp; i < job.plan.width; i += kWarp)
         total += to_float(tile[row * job.plan.pitch + i]) * mass[i];
-#pragma unroll
-      for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+      total = warp_sum(total);
       if (threadIdx.x % kWarp == 0) share[row] = inverse[row] == 0 ? 0.0f : total * inverse[row];
     }
   }
@@ -378,8 +365,7 @@ struct SmallBlock {
 
   // The sum over the block's threads, in a fixed order.
   MULTIMIX_DEVICE void store_sum(float total) const {
-#pragma unroll
-    for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+    total = warp_sum(total);
     __syncthreads();
     if (threadIdx.x % kWarp == 0) loss[warp] = total;
     __syncthreads();

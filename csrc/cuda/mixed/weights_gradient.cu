@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
   using T = Element<operand>;
   using S = Stage<operand>;
   using Shape = TileShape<operand, false>;
+  using Sums = typename Shape::Sums;
   constexpr int kThreads = Shape::kThreads;
   const int tiles = from.rows / kTile, place = int(blockIdx.x) / tiles, row = int(blockIdx.x) % tiles * kTile;
   const int example = int(blockIdx.y) * kTile, width = job.block.width;
@@ -25,9 +26,8 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
   const int64_t start = int64_t(place) * from.rows * from.span;
   const T* delta = static_cast<const T*>(from.delta) + start;
   const T* entropy = static_cast<const T*>(from.entropy) + start;
-  const int warp_first = warp_row<Shape::kFragments>(), warp_example = warp_column();
 
-  WarpTile<Shape::kFragments> total;
+  Sums total;  // (rows, examples)
   total.clear();
   const int depths = (min(from.span, job.c - first_class) + S::kDepth - 1) / S::kDepth;
   run_stages(
@@ -36,7 +36,7 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
         const int depth = (s < depths ? s : s - depths) * S::kDepth, column = first_class + depth;
         T* left = stages + buffer * 2 * S::kAlongSize;
         T* right = left + S::kAlongSize;
-        const Matrix<T> difference{s < depths ? delta : entropy, from.span, from.rows, from.span};
+        const Matrix<T> difference{s < depths ? delta : entropy, 0, from.span, from.rows, from.span};
         copy_rows<kTile, S::kDepth, kThreads>(left, S::kAlong, difference, row, depth, SameRow{});
         if (s < depths)
           copy_rows<S::kDepth, kTile, kThreads>(right, S::kAcross, scores, column, example, SameRow{});
@@ -46,30 +46,26 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
           copy_rows<kTile, S::kDepth, kThreads>(right, S::kAlong, targets, example, column, SameRow{});
       },
       [&](int s, int buffer) {
-        const T* left = stages + buffer * 2 * S::kAlongSize + warp_first * S::kAlong;
-        const T* right = stages + (buffer * 2 + 1) * S::kAlongSize;
+        const T* left = stages + buffer * 2 * S::kAlongSize;
+        const T* right = left + S::kAlongSize;
         if (s < depths)
-          multiply<operand, false, true>(total, left, S::kAlong, right + warp_example, S::kAcross, S::kDepth);
+          total.template multiply<false, true>(left, S::kAlong, right, S::kAcross, S::kDepth);
         else
-          multiply<operand, false, false>(total, left, S::kAlong, right + warp_example * S::kAlong, S::kAlong,
-                                          S::kDepth);
+          total.template multiply<false, false>(left, S::kAlong, right, S::kAlong, S::kDepth);
       });
-#pragma unroll
-  for (int q = 0; q < Shape::kFragments * 2; ++q) {
-    const int64_t k = int64_t(place) * job.block.stored + from.first_row + row + warp_first + q * 8 + lane_row();
+  Sums::for_rows([&](int q) {
+    const int64_t k = int64_t(place) * job.block.stored + from.first_row + row + Sums::first_row() + q * 8;
     const float inverse = job.block.inverse[k], sum = inverse == 0 ? 0.0f : 1 / inverse;
-#pragma unroll
-    for (int n = 0; n < 8; ++n) {
-      const int i = example + warp_example + n * 8 + lane_column();
-      if (i >= width) break;
+    Sums::for_pairs_within(width - example - Sums::warp_column(), [&](int p) {
+      const int i = example + Sums::first_column() + p * 8;
       float2& to = *reinterpret_cast<float2*>(job.block.gradient + k * width + i);
-      const float2 before = first_class == 0 ? make_float2(0, 0) : to;
+      const float2 own = total.pair(q, p), before = first_class == 0 ? make_float2(0, 0) : to;
       // A label that does not exist has a NaN mass.
-      const float x = i < job.b ? total.at[q / 2][n][q % 2 * 2] * sum + job.mass[i] * 0 : 0.0f;
-      const float y = i + 1 < job.b ? total.at[q / 2][n][q % 2 * 2 + 1] * sum + job.mass[i + 1] * 0 : 0.0f;
+      const float x = i < job.b ? own.x * sum + job.mass[i] * 0 : 0.0f;
+      const float y = i + 1 < job.b ? own.y * sum + job.mass[i + 1] * 0 : 0.0f;
       to = make_float2(before.x + x, before.y + y);
-    }
-  }
+    });
+  });
 }
 
 }  // namespace

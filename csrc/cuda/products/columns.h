@@ -9,7 +9,7 @@ namespace multimix {
 // Rows of a super-block by columns of `values`. A task is a row tile and one of `groups` ranges of column tiles.
 template <Operand operand>
 struct MixColumnsJob {
-  OperandMatrix<Element<operand>> weights, values;
+  Matrix<Element<operand>> weights, values;
   int places, row_tiles, column_tiles, groups;
 };
 
@@ -18,16 +18,15 @@ struct MixColumnsJob {
 //
 // Cost: per row and column 2 b operations; from the L2 cache b elements for each row tile's column, and b weights for
 // each row and group (each column tile where they do not fit in the slots). A step of depth 32 in 16 bits, as compiled
-// for sm_80: per warp 32 mma, 12 ldmatrix, 193 instructions with the copies of the next operands, one barrier.
+// for sm_80: per warp 32 mma, 12 ldmatrix, about 190 instructions with the copies of the next operands, one barrier.
 template <Operand operand, class Finish>
 __global__ void __launch_bounds__(kBlockThreads, 2) mix_columns_kernel(MixColumnsJob<operand> job, Finish finish) {
   using T = Element<operand>;
-  constexpr BlockShape kShape = BlockTile<operand>::kShape;
-  constexpr int kWeightsPitch = kShape.depth + BlockTile<operand>::kPad;
-  constexpr int kValuesPitch = kShape.columns + BlockTile<operand>::kTransposedPad;
-  constexpr int kWeightsSize = kShape.rows * kWeightsPitch, kValuesSize = kShape.depth * kValuesPitch;
-  T* weights_tiles = reinterpret_cast<T*>(shared_memory());
-  T* values_tiles = weights_tiles + kShape.slots * kWeightsSize;
+  using Tile = BlockTile<operand>;
+  constexpr BlockShape kShape = Tile::kShape;
+  constexpr int kWeightsSize = kShape.rows * Tile::kAlong, kValuesSize = kShape.depth * Tile::kAcrossColumns;
+  T* weights_tiles = reinterpret_cast<T*>(shared_memory());       // (slots, rows, depth)
+  T* values_tiles = weights_tiles + kShape.slots * kWeightsSize;  // (stages, depth, columns)
   float* own = reinterpret_cast<float*>(values_tiles + kShape.stages * kValuesSize) + threadIdx.x;
   const int steps = (job.weights.columns + kShape.depth - 1) / kShape.depth;
   const bool resident = steps <= kShape.slots;
@@ -37,42 +36,33 @@ __global__ void __launch_bounds__(kBlockThreads, 2) mix_columns_kernel(MixColumn
     const int place = task / job.groups / job.row_tiles;
     const int first = int(int64_t(job.column_tiles) * group / job.groups);
     const int last = int(int64_t(job.column_tiles) * (group + 1) / job.groups);
-    const OperandMatrix<T> weights = job.weights.at(place), values = job.values.at(place);
+    const Matrix<T> values = job.values.at(place);
+    Matrix<T> weights = job.weights.at(place);
+    weights.data += int64_t(row_tile * kShape.rows) * weights.pitch;
 
-    int next_tile = first, next_step = 0, next_stage = 0;
-    const auto next = [](int stage) { return stage + 1 == BlockTile<operand>::kShape.stages ? 0 : stage + 1; };
-    const auto prefetch = [&] {
-      if (next_tile < last) {
-        if (!resident || next_tile == first)
-          copy_tile<kShape.rows, kShape.depth, true>(weights_tiles + (resident ? next_step : next_stage) * kWeightsSize,
-                                                     kWeightsPitch, weights, row_tile * kShape.rows,
-                                                     next_step * kShape.depth);
-        copy_tile<kShape.depth, kShape.columns>(values_tiles + next_stage * kValuesSize, kValuesPitch, values,
-                                                next_step * kShape.depth, next_tile * kShape.columns);
-        if (++next_step == steps) next_step = 0, ++next_tile;
-        next_stage = next(next_stage);
-      }
-      commit_copies();
+    int load_column = first * kShape.columns, load_depth = 0;
+    const auto load = [&](int s, int stage) {
+      if (!resident || s < steps)
+        copy_rows<kShape.rows, kShape.depth, kBlockThreads, true>(weights_tiles + (resident ? s : stage) * kWeightsSize,
+                                                                  Tile::kAlong, weights, 0, load_depth);
+      copy_rows<kShape.depth, kShape.columns, kBlockThreads>(values_tiles + stage * kValuesSize, Tile::kAcrossColumns,
+                                                             values, load_depth, load_column);
+      load_depth += kShape.depth;
+      if (load_depth >= job.weights.columns) load_depth = 0, load_column += kShape.columns;
     };
-
+    int tile = first, step = 0;
+    typename Tile::Sums sum;
+    sum.clear();
     finish.begin(own);
-    for (int k = 0; k < kShape.stages - 1; ++k) prefetch();
-    int stage = 0;
-    for (int tile = first; tile < last; ++tile) {
-      Accumulators<operand> sum;
-      sum.clear();
-      for (int step = 0; step < steps; ++step) {
-        wait_copies<kShape.stages - 2>();
-        __syncthreads();
-        prefetch();
-        sum.template add<false, true>(weights_tiles + (resident ? step : stage) * kWeightsSize, kWeightsPitch,
-                                      values_tiles + stage * kValuesSize, kValuesPitch);
-        stage = next(stage);
-      }
+    run_stages<kShape.stages>((last - first) * steps, load, [&](int, int stage) {
+      Tile::template multiply<false, true>(sum, weights_tiles + (resident ? step : stage) * kWeightsSize, Tile::kAlong,
+                                           values_tiles + stage * kValuesSize, Tile::kAcrossColumns);
+      if (++step < steps) return;
       finish.tile(own, sum, place, row_tile, tile);
-    }
+      step = 0, ++tile;
+      sum.clear();
+    });
     finish.end(own, place, row_tile, group);
-    __syncthreads();  // before the next task's copies
   }
 }
 
@@ -85,8 +75,8 @@ int column_groups(const Context& context, const Block& block, int columns) {
 }
 
 template <Operand operand, class Finish>
-void mix_columns(const Context& context, const char* name, const Block& block,
-                 const OperandMatrix<Element<operand>>& values, int groups, const Finish& finish) {
+void mix_columns(const Context& context, const char* name, const Block& block, const Matrix<Element<operand>>& values,
+                 int groups, const Finish& finish) {
   constexpr BlockShape kShape = block_shape(operand);
   const MixColumnsJob<operand> job{weight_matrix<operand>(block),
                                    values,
@@ -94,9 +84,9 @@ void mix_columns(const Context& context, const char* name, const Block& block,
                                    block.stored / kShape.rows,
                                    int(ceil_div(values.columns, kShape.columns)),
                                    groups};
-  const size_t shared = sizeof(Element<operand>) *
-                            (kShape.slots * kShape.rows * (kShape.depth + BlockTile<operand>::kPad) +
-                             kShape.stages * kShape.depth * (kShape.columns + BlockTile<operand>::kTransposedPad)) +
+  using Tile = BlockTile<operand>;
+  const size_t shared = sizeof(Element<operand>) * (kShape.slots * kShape.rows * Tile::kAlong +
+                                                    kShape.stages * kShape.depth * Tile::kAcrossColumns) +
                         sizeof(float) * Finish::kOwn * kBlockThreads;
   const int64_t tasks = int64_t(job.places) * job.row_tiles * groups;
   launch(context, name, mix_columns_kernel<operand, Finish>, {std::min<int64_t>(tasks, 2 * context.processors)},

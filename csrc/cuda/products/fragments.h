@@ -5,35 +5,9 @@
 // three products are added in float32, so that no sum is kept in the truncating accumulator of the tensor cores.
 #pragma once
 
-#include "cuda/device/primitives.h"
-#include "cuda/host/operand.h"
+#include "cuda/device/elements.h"
 
 namespace multimix {
-
-template <Operand>
-struct ElementOf {
-  using type = float;
-};
-template <>
-struct ElementOf<Operand::kBF16> {
-  using type = BF16;
-};
-template <>
-struct ElementOf<Operand::kF16> {
-  using type = F16;
-};
-template <Operand operand>
-using Element = typename ElementOf<operand>::type;
-
-// A number as products read it; float32 stays as it is.
-template <Operand operand>
-MULTIMIX_DEVICE Element<operand> round_operand(float x) {
-  if constexpr (operand == Operand::kTF32) {
-    return round_tf32(x);
-  } else {
-    return from_float<Element<operand>>(x);
-  }
-}
 
 // Row g and column pair t of a lane in a fragment.
 MULTIMIX_DEVICE int lane_row() { return int(threadIdx.x % kWarp) / 4; }

@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/host/blocks.h"
-#include "cuda/products/block_product.h"
+#include "cuda/products/copies.h"
 #include "cuda/products/pack.h"
 
 namespace multimix {
@@ -18,10 +18,15 @@ inline bool rows_aligned(const Strided& x, Operand operand) {
          x.strides[0] % unit == 0 && reinterpret_cast<uintptr_t>(x.data) % 16 == 0;
 }
 
+inline RowSource row_source(const Strided& from, int columns, Operand operand) {
+  const bool aligned = rows_aligned(from, operand) && columns % (16 / element_bytes(operand)) == 0;
+  return {from, aligned, columns};
+}
+
 // The places first ... of `from`. The hardware cuts off the digits that TF32 has not: packing rounds them.
 template <Operand operand>
-OperandMatrix<Element<operand>> operand_matrix(const Context& context, const Strided& from, int first, int places,
-                                               int rows, int columns, const bool* skip) {
+Matrix<Element<operand>> operand_matrix(const Context& context, const Strided& from, int first, int places, int rows,
+                                        int columns, const bool* skip) {
   using T = Element<operand>;
   if (operand != Operand::kTF32 && rows_aligned(from, operand))
     return {static_cast<const T*>(from.data) + first * from.strides[0],
@@ -37,7 +42,7 @@ OperandMatrix<Element<operand>> operand_matrix(const Context& context, const Str
 
 // The weights of a block.
 template <Operand operand>
-OperandMatrix<Element<operand>> weight_matrix(const Block& block) {
+Matrix<Element<operand>> weight_matrix(const Block& block) {
   return {static_cast<const Element<operand>*>(block.weights),
           int64_t(block.stored) * block.width,
           block.width,

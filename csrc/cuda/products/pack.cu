@@ -1,6 +1,7 @@
 #include <algorithm>
 
 #include "cuda/device/read.h"
+#include "cuda/device/team.h"
 #include "cuda/host/blocks.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/host/launch.h"
@@ -20,15 +21,6 @@ Grid grid_for(const Context& context, int64_t count) {
 
 MULTIMIX_DEVICE int64_t first_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 MULTIMIX_DEVICE int64_t index_stride() { return int64_t(gridDim.x) * blockDim.x; }
-
-MULTIMIX_DEVICE float warp_sum(float x) {
-  for (int step = kWarp / 2; step > 0; step /= 2) x += __shfl_xor_sync(kAllLanes, x, step);
-  return x;
-}
-MULTIMIX_DEVICE float warp_max(float x) {
-  for (int step = kWarp / 2; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(kAllLanes, x, step));
-  return x;
-}
 
 // One element per thread: read, rounded, written.
 template <Operand operand>
@@ -65,7 +57,7 @@ __global__ void row_sums_kernel(Strided from, int first, int64_t count, int rows
 __global__ void label_mass_kernel(const int64_t* labels, int b, int c, int64_t ignore_index, float* mass) {
   for (int64_t i = first_index(); i < b; i += index_stride()) {
     const bool exists = labels[i] >= 0 && labels[i] < c;
-    mass[i] = labels[i] == ignore_index ? 0.0f : exists ? 1.0f : __int_as_float(0x7fc00000);
+    mass[i] = labels[i] == ignore_index ? 0.0f : exists ? 1.0f : kNaN;
   }
 }
 
@@ -75,30 +67,19 @@ __global__ void smooth_mass_kernel(float* mass, int b, float smoothing) {
 
 // Largest magnitudes of parts: one read of grad_rows.
 __global__ void largest_kernel(Strided from, int64_t n, int64_t count, float* parts) {
-  float* warps = reinterpret_cast<float*>(shared_memory());
   float largest = 0;
   for (int64_t at = first_index(); at < count; at += index_stride())
     largest = fmaxf(largest, fabsf(read(from, 0, at / n, at % n)));
-  largest = warp_max(largest);
-  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = largest;
-  __syncthreads();
-  if (threadIdx.x < kWarp) {
-    largest = warp_max(threadIdx.x < blockDim.x / kWarp ? warps[threadIdx.x] : 0.0f);
-    if (threadIdx.x == 0) parts[blockIdx.x] = largest;
-  }
+  largest = whole_block<kThreads>(shared_memory()).max(largest);
+  if (threadIdx.x == 0) parts[blockIdx.x] = largest;
 }
 
 // The largest of the parts, by each block for itself; grad_rows read again and written relative to it.
 __global__ void relative_kernel(Strided from, int64_t n, int64_t count, const float* parts, int part_count,
                                 float* values, float* largest) {
-  float* warps = reinterpret_cast<float*>(shared_memory());
   float scale = 0;
   for (int i = threadIdx.x; i < part_count; i += blockDim.x) scale = fmaxf(scale, parts[i]);
-  scale = warp_max(scale);
-  if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = scale;
-  __syncthreads();
-  scale = 0;
-  for (int warp = 0; warp < int(blockDim.x) / kWarp; ++warp) scale = fmaxf(scale, warps[warp]);
+  scale = whole_block<kThreads>(shared_memory()).max(scale);
   if (!(scale > 0)) scale = 1;
   for (int64_t at = first_index(); at < count; at += index_stride()) values[at] = read(from, 0, at / n, at % n) / scale;
   if (first_index() == 0) *largest = scale;
@@ -113,8 +94,7 @@ __global__ void finish_loss_kernel(const double* total, double scale, bool mean,
     if (ignored != nullptr) any_example |= !ignored[i];
   }
   any_label = __syncthreads_or(any_label), any_example = __syncthreads_or(any_example);
-  if (threadIdx.x == 0)
-    *loss = mean && !(any_label && any_example) ? __int_as_float(0x7fc00000) : float(*total * scale);
+  if (threadIdx.x == 0) *loss = mean && !(any_label && any_example) ? kNaN : float(*total * scale);
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Operands made ready for kernels: contiguous, padded, rounded to what products read. Launchers are in prepare.cu.
+// Operands made ready for kernels: contiguous, padded, rounded to what products read. Launchers are in pack.cu.
 // Cost: each reads its operand once and writes its result once; sizes are those of scores and targets, not of n, but
 // for `relative`.
 #pragma once

@@ -2,15 +2,15 @@
 #pragma once
 
 #include "cuda/host/launch.h"
-#include "cuda/products/rows_loader.h"
+#include "cuda/products/operands.h"
 
 namespace multimix {
 
 template <Operand operand>
 struct RowProductsJob {
-  RowSource source;                          // (r, n, columns)
-  OperandMatrix<Element<operand>> examples;  // (places, b, columns)
-  const float* shift;                        // (places, stored), subtracted from the rows, or null
+  RowSource source;                   // (r, n, columns)
+  Matrix<Element<operand>> examples;  // (places, b, columns)
+  const float* shift;                 // (places, stored), subtracted from the rows, or null
   int64_t first;
   int first_location, rows, stored, row_tiles, width;
   float* out;  // (places, stored, width)
@@ -23,58 +23,52 @@ struct RowProductsJob {
 template <Operand operand, class Finish>
 __global__ void __launch_bounds__(kBlockThreads, 2) row_products_kernel(RowProductsJob<operand> job, Finish finish) {
   using T = Element<operand>;
-  using A = Accumulators<operand>;
-  constexpr BlockShape kShape = BlockTile<operand>::kShape;
-  constexpr int kPitch = kShape.depth + BlockTile<operand>::kPad;
-  constexpr int kRowsSize = kShape.rows * kPitch, kExamplesSize = kShape.columns * kPitch;
-  T* rows_tiles = reinterpret_cast<T*>(shared_memory());
-  T* examples_tiles = rows_tiles + 2 * kRowsSize;
+  using Tile = BlockTile<operand>;
+  using Sums = typename Tile::Sums;
+  constexpr BlockShape kShape = Tile::kShape;
+  constexpr int kRowsSize = kShape.rows * Tile::kAlong, kExamplesSize = kShape.columns * Tile::kAlong;
+  T* rows_tiles = reinterpret_cast<T*>(shared_memory());  // (2, rows, depth)
+  T* examples_tiles = rows_tiles + 2 * kRowsSize;         // (2, examples, depth)
   const int place = blockIdx.x / job.row_tiles, first_row = int(blockIdx.x % job.row_tiles) * kShape.rows;
   const int first_example = blockIdx.y * kShape.columns;
   const int64_t base = int64_t(place) * job.stored;
-  const OperandMatrix<T> examples = job.examples.at(place);
+  const Matrix<T> examples = job.examples.at(place);
   const float* shift = job.shift ? job.shift + base : nullptr;
   const int steps = (job.source.columns + kShape.depth - 1) / kShape.depth;
   RowsLoader<operand, kShape.rows, kShape.depth> loader;
 
-  const auto fetch = [&](int step) {
-    copy_tile<kShape.columns, kShape.depth>(examples_tiles + step % 2 * kExamplesSize, kPitch, examples, first_example,
-                                            step * kShape.depth);
-    commit_copies();
+  Sums sum;
+  sum.clear();
+  const auto load = [&](int step, int buffer) {
+    copy_rows<kShape.columns, kShape.depth, kBlockThreads>(examples_tiles + buffer * kExamplesSize, Tile::kAlong,
+                                                           examples, first_example, step * kShape.depth);
     loader.load(job.source, job.first_location + place, job.first, first_row, job.rows, step * kShape.depth, nullptr,
                 shift);
+    if (step == 0) loader.store(rows_tiles, Tile::kAlong);
   };
-  A sum;
-  sum.clear();
-  fetch(0);
-  loader.store(rows_tiles, kPitch);
-  for (int step = 0; step < steps; ++step) {
-    wait_copies<0>();
-    __syncthreads();
-    if (step + 1 < steps) fetch(step + 1);
-    sum.template add<false, false>(rows_tiles + step % 2 * kRowsSize, kPitch, examples_tiles + step % 2 * kExamplesSize,
-                                   kPitch);
-    if (step + 1 < steps) loader.store(rows_tiles + (step + 1) % 2 * kRowsSize, kPitch);
-  }
-#pragma unroll
-  for (int m = 0; m < A::kM; ++m)
-#pragma unroll
-    for (int half = 0; half < 2; ++half) {
-      const int row = first_row + A::row(m, half);
-      const auto of_row = finish.row(base + row, row < job.rows, job.first_location + place, job.first + row);
-#pragma unroll
-      for (int n = 0; n < A::kN; ++n) {
-        const int i = first_example + A::column(n);
-        if (i < job.width)
-          *reinterpret_cast<float2*>(job.out + (base + row) * job.width + i) = {
-              finish(of_row, i, sum.d[m][n][2 * half]), finish(of_row, i + 1, sum.d[m][n][2 * half + 1])};
-      }
-    }
+  run_stages(steps, load, [&](int step, int buffer) {
+    Tile::template multiply<false, false>(sum, rows_tiles + buffer * kRowsSize, Tile::kAlong,
+                                          examples_tiles + buffer * kExamplesSize, Tile::kAlong);
+    if (step + 1 < steps) loader.store(rows_tiles + (buffer ^ 1) * kRowsSize, Tile::kAlong);
+  });
+  const int row = first_row + Sums::first_row(), example = first_example + Sums::first_column();
+  float* out = job.out + (base + row) * job.width + example;
+  Sums::for_rows([&](int q) {
+    const int k = row + q * 8;
+    const auto of_row = finish.row(base + k, k < job.rows, job.first_location + place, job.first + k);
+    Sums::for_pairs([&](int p) {
+      const int i = example + p * 8;
+      const float2 x = sum.pair(q, p);
+      if (i < job.width)
+        *reinterpret_cast<float2*>(out + int64_t(q * 8) * job.width + p * 8) = {finish(of_row, i, x.x),
+                                                                                finish(of_row, i + 1, x.y)};
+    });
+  });
 }
 
 template <Operand operand, class Finish>
 void row_products(const Context& context, const char* name, const Block& block, const RowSource& source,
-                  const OperandMatrix<Element<operand>>& examples, const float* shift, const Finish& finish) {
+                  const Matrix<Element<operand>>& examples, const float* shift, const Finish& finish) {
   constexpr BlockShape kShape = block_shape(operand);
   const RowProductsJob<operand> job{source,
                                     examples,
@@ -86,8 +80,7 @@ void row_products(const Context& context, const char* name, const Block& block, 
                                     block.stored / kShape.rows,
                                     block.width,
                                     block.gradient};
-  const size_t shared =
-      sizeof(Element<operand>) * 2 * (kShape.rows + kShape.columns) * (kShape.depth + BlockTile<operand>::kPad);
+  const size_t shared = sizeof(Element<operand>) * 2 * (kShape.rows + kShape.columns) * BlockTile<operand>::kAlong;
   launch(context, name, row_products_kernel<operand, Finish>,
          {int64_t(block.places) * job.row_tiles, int(ceil_div(block.width, kShape.columns))}, kBlockThreads, shared,
          job, finish);

@@ -1,4 +1,5 @@
 // Losses and gradients against mixed probabilities, from the records of the rows; logits are read a second time.
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/products/columns.h"
 #include "cuda/products/rows.h"
@@ -22,80 +23,69 @@ struct LossParts {
 template <Operand operand>
 struct AgainstMixed {
   using T = Element<operand>;
-  using A = Accumulators<operand>;
+  using Sums = typename BlockTile<operand>::Sums;
+  static constexpr BlockShape kShape = block_shape(operand);
   SoftBlock block;
   const RowRecord* records;  // (places, stored)
   LossParts parts;
   bool read_aligned, write_aligned;
-  static constexpr int kOwn = 2 * A::kM;  // row losses so far: registers are scarce
+  static constexpr int kOwn = Sums::kRows;  // row losses so far: registers are scarce
 
   MULTIMIX_DEVICE void begin(float* losses) const {
-#pragma unroll
-    for (int k = 0; k < kOwn; ++k) losses[k * kBlockThreads] = 0;
+    Sums::for_rows([&](int q) { losses[q * kBlockThreads] = 0; });
   }
 
-  MULTIMIX_DEVICE void tile(float* losses, const A& sum, int place, int row_tile, int column_tile) const {
-    const int left = column_tile * A::kShape.columns + A::column(0) - lane_column() + four_column();
+  MULTIMIX_DEVICE void tile(float* losses, const Sums& sum, int place, int row_tile, int column_tile) const {
+    const int left = column_tile * kShape.columns + Sums::warp_column() + four_column();
     const float scale = block.scaled();
+    Sums::for_rows([&](int q) {
+      const int row = row_tile * kShape.rows + Sums::first_row() + q * 8;
+      const bool real = row < block.rows;
+      const int64_t stored = int64_t(place) * block.stored + row, index = block.index(place, row);
+      RowRecord record{};
+      if (real) record = records[stored];
+      const float inverse = block.inverse[stored];
+      const float keep = inverse * block.keep, uniform = inverse == 0 ? 0.0f : block.uniform;
+      const float factor = real ? block.factor(index) * scale : 0.0f;
+      const int64_t at =
+          (block.first_location + place) * block.logits.strides[0] + (block.first + row) * block.logits.strides[1];
+      const T* logits = static_cast<const T*>(block.logits.data) + at;
+      float loss = 0;
+      float* gradient = block.gradient ? block.gradient + index * block.c : nullptr;
+      Sums::template for_pairs<2>([&](int p) {
+        const float4 four = gather_four(sum.pair(q, p), sum.pair(q, p + 1));
+        const int j = left + p * 8;
+        if (!real || j >= block.c) return;
+        const float mixed[4] = {four.x, four.y, four.z, four.w};
+        float x[4], out[4];
+        read(logits, j, x);
 #pragma unroll
-    for (int m = 0; m < A::kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = row_tile * A::kShape.rows + A::row(m, half);
-        const bool real = row < block.rows;
-        const int64_t stored = int64_t(place) * block.stored + row, index = block.index(place, row);
-        RowRecord record{};
-        if (real) record = records[stored];
-        const float inverse = block.inverse[stored];
-        const float keep = inverse * block.keep, uniform = inverse == 0 ? 0.0f : block.uniform;
-        const float factor = real ? block.factor(index) * scale : 0.0f;
-        const int64_t at =
-            (block.first_location + place) * block.logits.strides[0] + (block.first + row) * block.logits.strides[1];
-        const T* logits = static_cast<const T*>(block.logits.data) + at;
-        float loss = 0;
-        float* gradient = block.gradient ? block.gradient + index * block.c : nullptr;
-#pragma unroll
-        for (int n = 0; n < A::kN; n += 2) {
-          const float* one = sum.d[m][n] + 2 * half;
-          const float* other = sum.d[m][n + 1] + 2 * half;
-          const float4 four = gather_four({one[0], one[1]}, {other[0], other[1]});
-          const int j = left + n * 8;
-          if (!real || j >= block.c) continue;
-          const float mixed[4] = {four.x, four.y, four.z, four.w};
-          float x[4], out[4];
-          read(logits, j, x);
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float y = mixed[e] * keep + uniform;
-            const float distance = (record.top - x[e]) + record.log_z;
-            if (y != 0 && j + e < block.c) loss += y * distance;
-            out[e] = block.c == 1 ? 0.0f : (fast_exp2(-distance * kLog2E) * record.share - y) * factor;
-          }
-          if (!gradient) continue;
-          if (write_aligned) {
-            *reinterpret_cast<float4*>(gradient + j) = {out[0], out[1], out[2], out[3]};
-          } else {
-#pragma unroll
-            for (int e = 0; e < 4; ++e)
-              if (j + e < block.c) gradient[j + e] = out[e];
-          }
+        for (int e = 0; e < 4; ++e) {
+          const float y = mixed[e] * keep + uniform;
+          const float distance = (record.top - x[e]) + record.log_z;
+          if (y != 0 && j + e < block.c) loss += y * distance;
+          out[e] = block.c == 1 ? 0.0f : (fast_exp2(-distance * kLog2E) * record.share - y) * factor;
         }
-        losses[(2 * m + half) * kBlockThreads] += loss;
-      }
+        if (!gradient) return;
+        if (write_aligned) {
+          *reinterpret_cast<float4*>(gradient + j) = {out[0], out[1], out[2], out[3]};
+        } else {
+#pragma unroll
+          for (int e = 0; e < 4; ++e)
+            if (j + e < block.c) gradient[j + e] = out[e];
+        }
+      });
+      losses[q * kBlockThreads] += loss;
+    });
   }
 
   MULTIMIX_DEVICE void end(const float* losses, int place, int row_tile, int group) const {
-    float* to =
-        parts.values + (group * 2 + A::side()) * parts.size + int64_t(place) * block.stored + row_tile * A::kShape.rows;
-#pragma unroll
-    for (int m = 0; m < A::kM; ++m)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float sum = losses[(2 * m + half) * kBlockThreads];
-        sum += __shfl_xor_sync(kAllLanes, sum, 1);
-        sum += __shfl_xor_sync(kAllLanes, sum, 2);
-        if (threadIdx.x % 4 == 0) to[A::row(m, half)] = sum;
-      }
+    float* to = parts.values + (group * 2 + Sums::side()) * parts.size + int64_t(place) * block.stored +
+                row_tile * kShape.rows + Sums::first_row();
+    Sums::for_rows([&](int q) {
+      const float sum = quad_sum(losses[q * kBlockThreads]);
+      if (threadIdx.x % 4 == 0) to[q * 8] = sum;
+    });
   }
 
   MULTIMIX_DEVICE void read(const T* row, int j, float (&x)[4]) const {
@@ -130,8 +120,7 @@ __global__ void row_losses_kernel(SoftBlock block, const RowRecord* records, Los
     if (block.losses) block.losses[block.index(place, row)] = loss;
     total += loss;
   }
-#pragma unroll
-  for (int step = kWarp / 2; step > 0; step /= 2) total += __shfl_xor_sync(kAllLanes, total, step);
+  total = warp_sum(total);
   if (threadIdx.x % kWarp == 0) warps[threadIdx.x / kWarp] = total;
   __syncthreads();
   if (sums && threadIdx.x == 0) {
@@ -189,7 +178,7 @@ template <Operand operand>
 void run(const Context& context, const SoftBlock& block, const Block& weights, const SoftTargets& targets,
          const RowRecord* records, bool first, double* total) {
   using T = Element<operand>;
-  const OperandMatrix<T> y{static_cast<const T*>(targets.data), 0, targets.pitch, block.b, block.c, nullptr};
+  const Matrix<T> y{static_cast<const T*>(targets.data), 0, targets.pitch, block.b, block.c, nullptr};
   const int64_t size = int64_t(block.places) * block.stored, processors = context.processors;
   const int groups = column_groups<operand>(context, weights, block.c);
   const LossParts parts{context.make<float>(2 * groups * size), size};

@@ -9,7 +9,7 @@
 // compiled for sm_80: 11 per class for the loss, 13 for the gradient; 5 per weight, about 100 per class that occurs.
 #include <algorithm>
 
-#include "cuda/device/row_team.h"
+#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/soft/soft.h"
 #include "cuda/sums/sums.h"
@@ -18,6 +18,8 @@ namespace multimix {
 namespace {
 
 constexpr size_t kNarrowBytes = 64 << 10;
+constexpr int kWideThreads = 256;    // of a team that is a block
+constexpr int kNarrowThreads = 128;  // of four warps
 
 // How a team's shared memory is laid out.
 struct RowPlan {
@@ -66,13 +68,13 @@ class RowWorker {
 
  public:
   MULTIMIX_DEVICE RowWorker(const RowsJob& job, unsigned char* shared, int rank)
-      : job_(job), block_(job.block), team_{rank, reinterpret_cast<float*>(shared)} {
+      : job_(job), block_(job.block), team_{{}, rank, wide ? kWideThreads : kWarp, shared} {
     logits_ = shared + 64;
     weights_ = logits_ + job.plan.buffers * job.plan.logits;
     mixed_ = reinterpret_cast<float*>(weights_ + job.plan.buffers * job.plan.weights);
     if (!job.records) {
       count_ = job.labels.counts[0], known_ = job.labels.counts[1];
-      for (lanes_ = 1; lanes_ < kWarp && count_ * lanes_ * 2 <= team_.kSize;) lanes_ *= 2;
+      for (lanes_ = 1; lanes_ < kWarp && count_ * lanes_ * 2 <= team_.size;) lanes_ *= 2;
     }
   }
 
@@ -133,16 +135,16 @@ class RowWorker {
     T* to = logits(item);
     if (staged.copied) {
       const int end = staged.shift + count;
-      for (int p = team_.rank * kVector; p < end; p += team_.kSize * kVector)
+      for (int p = team_.rank * kVector; p < end; p += team_.size * kVector)
         if (p >= staged.shift) copy_async(to + p, source + (p - staged.shift), min(end - p, kVector) * int(sizeof(T)));
       if (team_.rank < held(staged, count)) staged.held = source[team_.rank];
     } else {
 #pragma unroll 4
-      for (int j = team_.rank; j < count; j += team_.kSize) to[staged.shift + j] = source[j * stride];
+      for (int j = team_.rank; j < count; j += team_.size) to[staged.shift + j] = source[j * stride];
     }
     if (part == 0) {
       const W* from = static_cast<const W*>(block_.weights) + (int64_t(place) * block_.stored + row) * block_.width;
-      for (int i = team_.rank * kWeightVector; i < block_.width; i += team_.kSize * kWeightVector)
+      for (int i = team_.rank * kWeightVector; i < block_.width; i += team_.size * kWeightVector)
         copy_async(weights(turn) + i, from + i);
     }
     return staged;
@@ -160,7 +162,7 @@ class RowWorker {
   template <class Visit>
   MULTIMIX_DEVICE void visit(const T* row, int shift, int count, Visit visit) const {
     const int end = shift + count;
-    for (int p = team_.rank * kVector; p < end; p += team_.kSize * kVector) {
+    for (int p = team_.rank * kVector; p < end; p += team_.size * kVector) {
       if (p >= shift && p + kVector <= end) {
         const uint4 bits = *reinterpret_cast<const uint4*>(row + p);
         const uint32_t words[4] = {bits.x, bits.y, bits.z, bits.w};
@@ -184,7 +186,7 @@ class RowWorker {
     float* weights_gradient = block_.weights_gradient ? block_.weights_gradient + stored * block_.width : nullptr;
     if (row >= block_.rows) {  // only where weights have a gradient
       if (part == 0)
-        for (int i = team_.rank; i < block_.width; i += team_.kSize) weights_gradient[i] = 0;
+        for (int i = team_.rank; i < block_.width; i += team_.size) weights_gradient[i] = 0;
       return;
     }
     if (part < chunks) normalise(staged, part, item, turn, block_.inverse[stored]);
@@ -212,7 +214,7 @@ class RowWorker {
     if (part == 0) {
       record_ = {-INFINITY, 0, 0, 0}, loss_ = 0;
       const W* w = weights(turn);
-      for (int i = team_.rank; i < block_.b; i += team_.kSize) record_.share += to_float(w[i]) * block_.mass[i];
+      for (int i = team_.rank; i < block_.b; i += team_.size) record_.share += to_float(w[i]) * block_.mass[i];
     }
     float top = record_.top;
     visit(row, staged.shift, count, [&](float x) { top = fmaxf(top, x); });
@@ -243,10 +245,10 @@ class RowWorker {
     const float factor = block_.factor(index);
     const float spread = block_.uniform != 0 ? block_.uniform * (record_.below + block_.c * record_.log_z) : 0.0f;
     if (block_.gradient) {
-      for (int p = team_.rank * 4; p < end; p += team_.kSize * 4) *reinterpret_cast<float4*>(mixed_ + p) = {0, 0, 0, 0};
+      for (int p = team_.rank * 4; p < end; p += team_.size * 4) *reinterpret_cast<float4*>(mixed_ + p) = {0, 0, 0, 0};
       team_.sync();
     }
-    for (int from = 0; from < count_; from += team_.kSize / lanes_) {
+    for (int from = 0; from < count_; from += team_.size / lanes_) {
       const int k = from + team_.rank / lanes_;
       uint4 own = {0, 0, 0, 0};
       if (k < count_) own = job_.labels.classes[k];
@@ -259,18 +261,18 @@ class RowWorker {
         sum += to_float(w[i]);
         if (weights_gradient) weights_gradient[i] = block_.c == 1 ? 0.0f : (block_.keep * distance + spread) * factor;
       }
-      for (int step = lanes_ / 2; step > 0; step /= 2) sum += __shfl_xor_sync(kAllLanes, sum, step);
+      sum = combine_lanes(sum, Add(), lanes_);
       if (here && team_.rank % lanes_ == 0) {
         loss_ += sum == 0 ? 0.0f : sum * distance;  // a class masked with minus infinity costs nothing
         if (block_.gradient) mixed_[staged.shift + j] = sum;
       }
     }
     if (weights_gradient && first == 0) {
-      for (int e = known_ + team_.rank; e < block_.b; e += team_.kSize) {
+      for (int e = known_ + team_.rank; e < block_.b; e += team_.size) {
         const int i = job_.labels.order[e];
         weights_gradient[i] = block_.c == 1 ? 0.0f : block_.mass[i] * spread * factor;
       }
-      for (int i = block_.b + team_.rank; i < block_.width; i += team_.kSize) weights_gradient[i] = 0;
+      for (int i = block_.b + team_.rank; i < block_.width; i += team_.size) weights_gradient[i] = 0;
     }
     if (!block_.gradient) return;
     team_.sync();
@@ -282,7 +284,7 @@ class RowWorker {
       return block_.c == 1 ? 0.0f : share * p - (keep * mixed + uniform);
     };
     float* out = block_.gradient + index * block_.c + first - staged.shift;
-    for (int p = team_.rank * 4; p < end; p += team_.kSize * 4) {
+    for (int p = team_.rank * 4; p < end; p += team_.size * 4) {
       if (p >= staged.shift && p + 4 <= end) {
         const float4 mixed = *reinterpret_cast<const float4*>(mixed_ + p);
         float x[4];
@@ -306,7 +308,7 @@ class RowWorker {
 
   const RowsJob& job_;
   const SoftBlock& block_;
-  RowTeam<wide> team_;
+  Team<std::bool_constant<wide>> team_;
   unsigned char *logits_, *weights_;
   float* mixed_;
   int count_ = 0, known_ = 0, lanes_ = 1;

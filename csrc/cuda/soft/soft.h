@@ -11,8 +11,6 @@
 
 namespace multimix {
 
-constexpr float kLog2E = 1.4426950408889634f;
-
 // The examples in the order of their labels, those of one class next to each other.
 struct LabelOrder {
   const int* order;      // (b)

@@ -1,3 +1,7 @@
+// weights/: draws mu (r, n, b), the same numbers as stream.h names, into shared memory (this file) or device memory
+// (sample.cu). May include stream.h, host/ and device/ only. Letters: a row is a mixture k of n, a pair or quad of
+// examples is 2 or 4 neighbours i of b, a location is one of r; a team draws a `group` of rows at a time.
+//
 // Weights of a tile of rows, drawn by one block into its shared memory. What every kernel that draws weights calls.
 //
 // A team draws some rows at a time: a warp, or the whole block where rows are long. First their gammas (gamma_rows.h),
@@ -44,7 +48,7 @@ struct SamplerLayout {
 };
 
 // Bytes of scratch that draw_rows needs with up to `threads` threads.
-MULTIMIX_INLINE constexpr size_t sampler_bytes(int rows, int, const Draw& draw, int threads = 1024) {
+MULTIMIX_INLINE constexpr size_t sampler_bytes(int rows, const Draw& draw, int threads = 1024) {
   size_t most = 0;
   for (int warps = 1; warps <= threads / 32; ++warps) {
     const size_t bytes = SamplerLayout(rows, draw, warps).bytes;
@@ -53,41 +57,32 @@ MULTIMIX_INLINE constexpr size_t sampler_bytes(int rows, int, const Draw& draw, 
   return most;
 }
 
-// Rows first ... first + rows - 1 of a location, by all threads of the block (whole warps), into tile[row * pitch + i],
-// i < width (b padded with zeros): operands, each row summing to about one. inverse[row] (may be null) is 1 / the sum
-// of the row's rounded weights, 0 for a row of zeros (past n, or every example ignored). plain (may be null) is
-// lambda_i / sum(a lambda): mu's derivative by the attention up to centring, zero where a row has no attention at all.
-// width and the pitches are multiples of 4, and rows aligned to 4 elements; if not `aligned`, rows are dense and real
-// instead (width = pitch = b, no row past n), and there is no inverse or plain. Ends with a barrier and begins with
-// none. Concentrations of single examples are drawn in log space only.
-template <Operand operand, Arithmetic arithmetic, bool aligned = true>
-MULTIMIX_DEVICE void draw_rows(const Draw& draw, int location, int64_t first, int rows, int width, void* scratch,
-                               Element<operand>* tile, int pitch, float* inverse, float* plain, int plain_pitch) {
+// Rows first ... first + rows - 1 of a location, by all threads of the block (whole warps). The tile's width and
+// pitches are multiples of 4, and its rows aligned to 4 elements; a dense one is real instead (width = pitch = b, no
+// row past n), without `inverse` and `plain`. Ends with a barrier and begins with none. Concentrations of single
+// examples are drawn in log space only.
+template <Operand operand, Arithmetic arithmetic, RowLayout layout = RowLayout::kAligned>
+MULTIMIX_DEVICE void draw_rows(const Draw& draw, int location, int64_t first, int rows, void* scratch,
+                               const WeightTile<operand>& tile) {
   unsigned char* memory = static_cast<unsigned char*>(scratch);
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
-  const SamplerLayout layout(rows, draw, warps);
-  const bool whole = layout.whole, some = draw.ignored || draw.m < draw.b;
-  const int group = layout.group, index = whole ? 0 : warp, pairs = layout.pitch / 2, quads = layout.pitch / 4;
-  const Team team{whole, whole ? int(threadIdx.x) : lane, whole ? int(blockDim.x) : kWarp, memory};
+  const SamplerLayout places(rows, draw, warps);
+  const bool whole = places.whole, some = draw.ignored || draw.m < draw.b;
+  const int group = places.group, index = whole ? 0 : warp, pairs = places.pitch / 2, quads = places.pitch / 4;
+  const Team<> team{whole, whole ? int(threadIdx.x) : lane, whole ? int(blockDim.x) : kWarp, memory};
   using R = Raw<arithmetic>;
-  R* raw = reinterpret_cast<R*>(memory + layout.raw) + index * layout.stored;
-  uint8_t* sets = some ? memory + layout.sets + index * (layout.stored / 4) : nullptr;
-  const Sampler<arithmetic> sampler{
-      draw,
-      uint64_t(*draw.seed),
-      uint32_t(location),
-      lane,
-      pairs,
-      -pairs,
-      0xFFFFFFFFu / uint32_t(pairs) + 1,
-      whole ? warp * kWarp : 0,
-      whole ? int(blockDim.x) : kWarp,
-      reinterpret_cast<RowStart<Real<arithmetic>>*>(memory + layout.starts) + warp * group,
-      reinterpret_cast<uint32_t*>(memory + layout.queues) + warp * kQueue,
-      sets,
-      raw};
+  R* raw = reinterpret_cast<R*>(memory + places.raw) + index * places.stored;
+  uint8_t* sets = some ? memory + places.sets + index * (places.stored / 4) : nullptr;
+  Sampler<arithmetic> sampler{draw};
+  sampler.seed = uint64_t(*draw.seed), sampler.location = uint32_t(location);
+  sampler.lane = lane, sampler.pairs = pairs, sampler.minus_pairs = -pairs;
+  sampler.reciprocal = 0xFFFFFFFFu / uint32_t(pairs) + 1;
+  sampler.start = whole ? warp * kWarp : 0, sampler.stride = whole ? int(blockDim.x) : kWarp;
+  sampler.starts = reinterpret_cast<RowStart<Real<arithmetic>>*>(memory + places.starts) + warp * group;
+  sampler.queue = reinterpret_cast<uint32_t*>(memory + places.queues) + warp * kQueue;
+  sampler.sets = sets, sampler.raw = raw;
   RowWeights<operand, arithmetic> weights{
-      draw, team, draw.attention ? draw.attention + int64_t(location) * draw.b : nullptr, 1, raw, layout.pitch, sets};
+      draw, team, draw.attention ? draw.attention + int64_t(location) * draw.b : nullptr, 1, raw, places.pitch, sets};
   if (draw.attention && !some)
     weights.largest =
         weights.largest_attention(nullptr, {team.rank, team.size, kWarp, quads, nullptr, nullptr, nullptr});
@@ -100,18 +95,16 @@ MULTIMIX_DEVICE void draw_rows(const Draw& draw, int location, int64_t first, in
     if (some)
       for (int row = 0; row < valid; ++row)
         choose_examples(draw, team, sampler.seed, uint32_t(location), name + row,
-                        reinterpret_cast<uint4*>(raw + row * layout.pitch), sets + row * quads, quads);
+                        reinterpret_cast<uint4*>(raw + row * places.pitch), sets + row * quads, quads);
     sampler.draw_gammas(valid, name);
     team.sync();
     if (draw.b % 4 != 0) {
-      const int spare = layout.pitch - draw.b;
+      const int spare = places.pitch - draw.b;
       for (int i = team.rank; i < valid * spare; i += team.size)
-        raw[i / spare * layout.pitch + draw.b + i % spare] = raw_zero<arithmetic>();
+        raw[i / spare * places.pitch + draw.b + i % spare] = raw_zero<arithmetic>();
       team.sync();
     }
-    weights.template finish<aligned>(count, valid, width, tile + int64_t(base) * pitch, pitch,
-                                     inverse ? inverse + base : nullptr,
-                                     plain ? plain + int64_t(base) * plain_pitch : nullptr, plain_pitch);
+    weights.template finish<layout>(count, valid, tile.from(base));
     team.sync();
   }
   __syncthreads();

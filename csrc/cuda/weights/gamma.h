@@ -68,7 +68,7 @@ MULTIMIX_DEVICE Real<arithmetic> binary_logarithm(Real<arithmetic> x) {
   } else if constexpr (arithmetic == Arithmetic::kAccurate) {
     return log2f(x);
   } else {
-    return log(x) * 1.4426950408889634;
+    return log(x) * kLog2EDouble;
   }
 }
 
@@ -132,7 +132,7 @@ MULTIMIX_DEVICE uint32_t sign_bit(double x) { return uint32_t(uint64_t(__double_
 
 template <Arithmetic arithmetic, class T = Real<arithmetic>>
 MULTIMIX_DEVICE Attempt<T> attempt_gamma(T x, uint32_t word, const GammaShape<T>& shape) {
-  constexpr T kE = T(1.4426950408889634);  // log2 e
+  constexpr T kE = T(kLog2EDouble);
   const T t = shape.q * x;
   const T y = T(1) + t;
   T log_y = binary_logarithm<arithmetic>(y > T(kTiny) ? y : T(kTiny));

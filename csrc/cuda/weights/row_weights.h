@@ -4,8 +4,8 @@
 // row of a lane; attention adds two reads of global memory and about 12 lane-instructions.
 #pragma once
 
+#include "cuda/device/elements.h"
 #include "cuda/device/team.h"
-#include "cuda/products/fragments.h"
 #include "cuda/weights/gamma.h"
 
 namespace multimix {
@@ -45,13 +45,40 @@ MULTIMIX_DEVICE Quad<float> store_rounded(Element<operand>* row, int quad, const
   return rounded;
 }
 
+// How rows of weights lie in memory: each aligned to four elements, or one after the other without a gap.
+enum class RowLayout { kAligned, kDense };
+// What multiplies the gammas of a row.
+enum class Factor { kNone, kAttention };
+
+// Where rows of weights go: (rows, width) operands, b padded with zeros to width; each row sums to about one.
+template <Operand operand>
+struct WeightTile {
+  Element<operand>* at;
+  int pitch, width;
+  // (rows) 1 / the sum of the row's rounded weights, 0 for a row of zeros (past n, or every example ignored); or null.
+  float* inverse = nullptr;
+  // (rows, width) lambda_i / sum(a lambda): mu's derivative by the attention up to centring, zero where a row has no
+  // attention at all; or null.
+  float* plain = nullptr;
+  int plain_pitch = 0;
+
+  MULTIMIX_DEVICE WeightTile from(int row) const {
+    return {at + int64_t(row) * pitch,
+            pitch,
+            width,
+            inverse ? inverse + row : nullptr,
+            plain ? plain + int64_t(row) * plain_pitch : nullptr,
+            plain_pitch};
+  }
+};
+
 template <Operand operand, Arithmetic arithmetic>
 struct RowWeights {
   using R = Raw<arithmetic>;
   static constexpr bool kLog = arithmetic == Arithmetic::kLogSpace;
 
   const Draw& draw;
-  const Team& team;
+  const Team<>& team;
   const float* attention;  // of the location, or null
   float largest;           // of the attention, if all rows have the same examples
   R* raw;
@@ -78,16 +105,16 @@ struct RowWeights {
   }
 
   // Attention times variates, as raw numbers.
-  template <bool weighted>
+  template <Factor factor>
   MULTIMIX_DEVICE Quad<R> attend(Quad<R> x, int quad, const Relative& r) const {
-    if constexpr (weighted) {
+    if constexpr (factor == Factor::kAttention) {
       const Quad<float> a = load_attention(quad);
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
         const float risen = r.dead ? 1.0f : a.x[k] * r.rise;
         if constexpr (kLog) {
-          const float factor = risen * r.scale;
-          x.x[k] = x.x[k] == kLogZero || factor == 0 ? kLogZero : x.x[k] + fixed_log2(factor);
+          const float own = risen * r.scale;
+          x.x[k] = x.x[k] == kLogZero || own == 0 ? kLogZero : x.x[k] + fixed_log2(own);
         } else {
           x.x[k] = x.x[k] * risen * r.scale;  // in this order: outside the row's subset the factor may be infinite
         }
@@ -145,13 +172,13 @@ struct RowWeights {
   }
 
   // Scales, rounds and stores a row; the sum of what is stored.
-  template <bool weighted, bool aligned>
+  template <Factor factor, RowLayout layout>
   MULTIMIX_DEVICE float weigh(const Row& row, const Relative& r) const {
     int32_t top = kLogZero;
     if constexpr (kLog) {
 #pragma unroll 1
       for (int quad = row.rank; quad < row.quads; quad += row.stride) {
-        const Quad<R> x = attend<weighted>(load_quad(row.from, quad), quad, r);
+        const Quad<R> x = attend<factor>(load_quad(row.from, quad), quad, r);
         top = max(max(top, max(x.x[0], x.x[1])), max(x.x[2], x.x[3]));
       }
       top = team.reduce(top, Larger(), row.lanes);
@@ -159,7 +186,7 @@ struct RowWeights {
     float total = 0;
 #pragma unroll 2
     for (int quad = row.rank; quad < row.quads; quad += row.stride)
-      total += sum_of(numbers(attend<weighted>(load_quad(row.from, quad), quad, r), top));
+      total += sum_of(numbers(attend<factor>(load_quad(row.from, quad), quad, r), top));
     total = team.reduce(total, Add(), row.lanes);
     const float unit = total == 0 ? 1.0f : __fdividef(1.0f, total);
     const float plain_unit = r.dead ? 0.0f : unit * r.scale * r.rise;
@@ -167,22 +194,21 @@ struct RowWeights {
 #pragma unroll 2
     for (int quad = row.rank; quad < row.quads; quad += row.stride) {
       const Quad<R> x = load_quad(row.from, quad);
-      const Quad<float> mu = times(numbers(attend<weighted>(x, quad, r), top), unit);
-      if constexpr (aligned) {
+      const Quad<float> mu = times(numbers(attend<factor>(x, quad, r), top), unit);
+      if constexpr (layout == RowLayout::kAligned) {
         rounded += sum_of(store_rounded<operand>(row.to, quad, mu));
         if (row.plain) store_quad(row.plain, quad, times_any(numbers(x, top), plain_unit));
       } else {
         store_quad(reinterpret_cast<float*>(row.from), quad, mu);
       }
     }
-    return aligned ? team.reduce(rounded, Add(), row.lanes) : 0;
+    return layout == RowLayout::kAligned ? team.reduce(rounded, Add(), row.lanes) : 0;
   }
 
   // `count` rows, of which the first `valid` are real; see draw_rows. Lanes take four elements at a time, 8 lanes to a
   // short row: the order of its sum depends on its length only.
-  template <bool aligned>
-  MULTIMIX_DEVICE void finish(int count, int valid, int width, Element<operand>* tile, int tile_pitch, float* inverse,
-                              float* plain, int plain_pitch) const {
+  template <RowLayout layout>
+  MULTIMIX_DEVICE void finish(int count, int valid, const WeightTile<operand>& to) const {
     const int lanes = pitch <= 256 ? 8 : kWarp, stride = team.whole ? team.size : lanes;
     const int at_once = team.whole ? 1 : kWarp / lanes, own = team.rank / stride;
 #pragma unroll 1
@@ -193,26 +219,26 @@ struct RowWeights {
                     lanes,
                     k < valid ? pitch / 4 : 0,
                     raw + k * pitch,
-                    tile + int64_t(k) * tile_pitch,
-                    plain ? plain + int64_t(k) * plain_pitch : nullptr};
+                    to.at + int64_t(k) * to.pitch,
+                    to.plain ? to.plain + int64_t(k) * to.plain_pitch : nullptr};
       float rounded;
       if (attention) {
         const float most = sets ? largest_attention(sets + k * (pitch / 4), row) : largest;
-        rounded = weigh<true, aligned>(row, relative(most));
+        rounded = weigh<Factor::kAttention, layout>(row, relative(most));
       } else {
-        rounded = weigh<false, aligned>(row, Relative{1, 1, false});
+        rounded = weigh<Factor::kNone, layout>(row, Relative{1, 1, false});
       }
-      if constexpr (aligned) {
+      if constexpr (layout == RowLayout::kAligned) {
         if (k >= count) continue;
 #pragma unroll 1
-        for (int quad = row.quads + row.rank; quad < width / 4; quad += stride) {
+        for (int quad = row.quads + row.rank; quad < to.width / 4; quad += stride) {
           store_rounded<operand>(row.to, quad, {});
-          if (plain) store_quad(row.plain, quad, {});
+          if (to.plain) store_quad(row.plain, quad, {});
         }
-        if (inverse && row.rank == 0) inverse[k] = rounded == 0 ? 0.0f : __fdividef(1.0f, rounded);
+        if (to.inverse && row.rank == 0) to.inverse[k] = rounded == 0 ? 0.0f : __fdividef(1.0f, rounded);
       }
     }
-    if constexpr (!aligned) write_dense(count, tile);
+    if constexpr (layout == RowLayout::kDense) write_dense(count, to.at);
   }
 
   // Normalised rows, one after the other without a gap.

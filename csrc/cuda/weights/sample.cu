@@ -14,8 +14,8 @@ namespace {
 constexpr int kThreads = 256, kWarps = kThreads / kWarp;
 
 // Blocks that live on a multiprocessor, by their registers.
-constexpr int resident_blocks(Arithmetic arithmetic, bool aligned) {
-  return arithmetic == Arithmetic::kLogSpace || !aligned ? 2 : 3;
+constexpr int resident_blocks(Arithmetic arithmetic, RowLayout layout) {
+  return arithmetic == Arithmetic::kLogSpace || layout == RowLayout::kDense ? 2 : 3;
 }
 
 // Weights (places, stored, width) of the locations and rows from the given first ones.
@@ -31,16 +31,20 @@ struct SampleJob {
   int64_t tiles = 0;  // of a location
 };
 
-template <Operand operand, Arithmetic arithmetic, bool aligned>
-__global__ void __launch_bounds__(kThreads, resident_blocks(arithmetic, aligned)) sample_kernel(SampleJob job) {
+template <Operand operand, Arithmetic arithmetic, RowLayout layout>
+__global__ void __launch_bounds__(kThreads, resident_blocks(arithmetic, layout)) sample_kernel(SampleJob job) {
   for (int64_t tile = blockIdx.x; tile < job.tiles * job.places; tile += gridDim.x) {
     const int place = int(tile / job.tiles);
     const int64_t row = (tile - place * job.tiles) * job.tile_rows, at = place * job.stored + row;
     const int rows = int(min(job.stored - row, int64_t(job.tile_rows)));
-    draw_rows<operand, arithmetic, aligned>(
-        job.draw, job.first_location + place, job.first + row, rows, job.width, shared_memory(),
-        static_cast<Element<operand>*>(job.weights) + at * job.width, job.width,
-        job.inverse ? job.inverse + at : nullptr, job.plain ? job.plain + at * job.width : nullptr, job.width);
+    const WeightTile<operand> to{static_cast<Element<operand>*>(job.weights) + at * job.width,
+                                 job.width,
+                                 job.width,
+                                 job.inverse ? job.inverse + at : nullptr,
+                                 job.plain ? job.plain + at * job.width : nullptr,
+                                 job.width};
+    draw_rows<operand, arithmetic, layout>(job.draw, job.first_location + place, job.first + row, rows, shared_memory(),
+                                           to);
   }
 }
 
@@ -53,11 +57,11 @@ int tile_rows(const Draw& draw, int64_t share) {
 
 void sample(const Context& context, Operand operand, SampleJob job) {
   const Arithmetic arithmetic = job.draw.alpha ? Arithmetic::kLogSpace : job.draw.arithmetic;
-  const bool aligned = job.width % 4 == 0;  // rows start at 8 or 16 bytes
-  const int64_t processors = context.processors, resident = resident_blocks(arithmetic, aligned);
+  const RowLayout layout = job.width % 4 == 0 ? RowLayout::kAligned : RowLayout::kDense;
+  const int64_t processors = context.processors, resident = resident_blocks(arithmetic, layout);
   job.tile_rows = tile_rows(job.draw, ceil_div(job.places * job.stored, processors * resident));
   job.tiles = ceil_div(job.stored, job.tile_rows);
-  const size_t shared = sampler_bytes(job.tile_rows, job.width, job.draw, kThreads);
+  const size_t shared = sampler_bytes(job.tile_rows, job.draw, kThreads);
   if (shared > context.shared_limit)
     throw std::runtime_error("b = " + std::to_string(job.draw.b) + " examples need " + std::to_string(shared) +
                              " bytes of shared memory for a row of weights, and this device has " +
@@ -66,7 +70,8 @@ void sample(const Context& context, Operand operand, SampleJob job) {
   const int64_t blocks = std::min(job.tiles * job.places, processors * std::min(resident, fitting));
   with_operand(operand, [&](auto o) {
     with_arithmetic(arithmetic, [&](auto a) {
-      const auto kernel = aligned ? sample_kernel<o.value, a.value, true> : sample_kernel<o.value, a.value, false>;
+      const auto kernel = layout == RowLayout::kAligned ? sample_kernel<o.value, a.value, RowLayout::kAligned>
+                                                        : sample_kernel<o.value, a.value, RowLayout::kDense>;
       launch(context, "sample", kernel, {blocks}, kThreads, shared, job);
     });
   });

@@ -25,7 +25,7 @@ MULTIMIX_DEVICE uint32_t below(const uint4& keys, uint32_t limit) {
 
 // The candidates' keys, and as many of their sets' bits.
 struct KeyCounter {
-  const Team& team;
+  const Team<>& team;
   const uint4* keys;
   int quads;
 
@@ -58,8 +58,8 @@ MULTIMIX_DEVICE void break_ties(const uint4* keys, uint8_t* set, int quads, uint
 }
 
 // Fills the set of a row. keys: room for the keys of 4 * quads examples. Ends with team.sync().
-MULTIMIX_DEVICE void choose_examples(const Draw& draw, const Team& team, uint64_t seed, uint32_t location, uint64_t row,
-                                     uint4* keys, uint8_t* set, int quads) {
+MULTIMIX_DEVICE void choose_examples(const Draw& draw, const Team<>& team, uint64_t seed, uint32_t location,
+                                     uint64_t row, uint4* keys, uint8_t* set, int quads) {
   if (draw.m >= draw.b) {
 #pragma unroll 1
     for (int quad = team.rank; quad < quads; quad += team.size) set[quad] = uint8_t(with_target(draw, quad));
