@@ -13,7 +13,9 @@ from pathlib import Path
 import triton
 from triton.compiler import ASTSource
 
-from multimix_kernels.backends.triton import config, mix, sample
+from multimix_kernels.backends.triton import mix
+from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.weights.sample import sample_kernel
 
 from .cases import TARGETS, Case
 
@@ -69,7 +71,7 @@ def _type(name: str, case: Case) -> str:
     if name in TYPES and not probabilities:
         return TYPES[name]
     low = {"bf16": "bf16", "fp16": "fp16"}.get(case.operand, "fp32")
-    written = name == "out_ptr" and case.kernel in (sample.sample_kernel, mix.mix_kernel)
+    written = name == "out_ptr" and case.kernel in (sample_kernel, mix.mix_kernel)
     operand = name in OPERANDS or probabilities or written
     return f"*{low}" if operand else "*fp32"
 

@@ -8,8 +8,14 @@ from typing import Any
 
 from triton.backends.compiler import GPUTarget
 
-from multimix_kernels.backends.triton import config, mix, mixed_large, mixed_small, prepare, reduce, sample, soft
-from multimix_kernels.backends.triton.stream import ACCURATE, HARDWARE, LOG_SPACE
+from multimix_kernels.backends.triton import mix, soft
+from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.mixed.large import gradient_kernel, normaliser_kernel, weights_gradient_kernel
+from multimix_kernels.backends.triton.mixed.small import mixed_small_kernel
+from multimix_kernels.backends.triton.products.operands import finish_kernel, prepare_kernel
+from multimix_kernels.backends.triton.sums import add_up_kernel, centre_kernel
+from multimix_kernels.backends.triton.weights.sample import sample_kernel
+from multimix_kernels.backends.triton.weights.stream import ACCURATE, HARDWARE, LOG_SPACE
 
 TARGETS = {
     **{f"sm_{arch}": GPUTarget("cuda", arch, 32) for arch in (80, 86, 89, 90, 100, 120)},
@@ -75,7 +81,7 @@ def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
             E=tile.registers, R=tile.rows, C=tile.groups, KIND=kind.value, **DRAW, OPERAND="bf16", SCRATCH=True,
             PLAIN=False, WIDTH=B, ASSEMBLY=family.lanes == 32,
         )  # fmt: skip
-        drawn = Case(f"sample, {name}", sample.sample_kernel, "bf16", constants, tile.warps, 1, False)
+        drawn = Case(f"sample, {name}", sample_kernel, "bf16", constants, tile.warps, 1, False)
         found += [
             drawn,
             drawn.but("attention", ATTENTION=True),
@@ -87,15 +93,15 @@ def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
     for operand in operands:
         found += _products(family, operand)
     sums = dict(p_example=1, WIDTH=B, GRAM=True, LABELS=True, SCALED=False, TILE=config.ADD_UP_TILE)
-    found.append(Case("add_up", reduce.add_up_kernel, "fp32", sums, 4, 1, False))
+    found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
     ready = dict(
         x_class=1, p_example=1, y_example=1, t_example=1, t_class=0, WIDTH=B, CLASSES=1024, R=2, CHUNK=1024,
         OPERAND="bf16", LABELS=True, SCORES=True, PACKED=True, ON_TARGET=True, TARGETS=False, IGNORED=True,
     )  # fmt: skip
     types = (("sums_ptr", "*fp32"), ("ignored_ptr", "*i8"))
-    found.append(Case("prepare", prepare.prepare_kernel, "bf16", ready, 4, 1, False, types))
-    found.append(Case("finish", prepare.finish_kernel, "bf16", dict(CHECKED=True, TILE=1024), 4, 1, False))
-    found.append(Case("centre", reduce.centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
+    found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False, types))
+    found.append(Case("finish", finish_kernel, "bf16", dict(CHECKED=True, TILE=1024), 4, 1, False))
+    found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}
     return [replace(case, representative=case.name in few and case.operand == "bf16") for case in found]
 
@@ -122,9 +128,9 @@ def _products(family: config.Family, operand: str) -> list[Case]:
         WEIGHTED=False, SCALED=False, UNIT=8, OUT_UNIT=8,
     )  # fmt: skip
     wide = (("logits_ptr", "*fp32"), ("grad_ptr", "*fp32"), ("out_ptr", "*fp32"))
-    normaliser = case("normaliser", mixed_large.normaliser_kernel, large, "CLASSES", **x, **labels, ROWS=False)
-    gradient = case("gradient", mixed_large.gradient_kernel, large, "CLASSES", **x, **labels, **one, **total)
-    by_weights = case("weights gradient", mixed_large.weights_gradient_kernel, two, "CLASSES", **x, **labels, **one)
+    normaliser = case("normaliser", normaliser_kernel, large, "CLASSES", **x, **labels, ROWS=False)
+    gradient = case("gradient", gradient_kernel, large, "CLASSES", **x, **labels, **one, **total)
+    by_weights = case("weights gradient", weights_gradient_kernel, two, "CLASSES", **x, **labels, **one)
     softened = case("soft", soft.soft_kernel, softs, "CLASSES", **soft_case)
     mixed = case("mix", mix.mix_kernel, two, "FEATURES", **values)
     mixed_by_values = case("mix values gradient", mix.values_gradient_kernel, large, "FEATURES", **g, **total)
@@ -172,7 +178,7 @@ def _mixed_small(name: str, small: config.Small, family: config.Family, operand:
         KIND=HARDWARE.value if family.lanes == 32 else ACCURATE.value, ATTENTION=False, IGNORED=True, OPERAND=operand,
         LABELS=True, ROWS=False, GRADIENT=True, WEIGHTED=False,
     )  # fmt: skip
-    plain = Case(name, mixed_small.mixed_small_kernel, operand, constants, pair.warps, 1)
+    plain = Case(name, mixed_small_kernel, operand, constants, pair.warps, 1)
     return [
         plain,
         plain.but("rows", ROWS=True, GRADIENT=False),

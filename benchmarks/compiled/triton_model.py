@@ -11,7 +11,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from multimix_kernels.backends.triton import config
+from multimix_kernels.backends.triton.host import shapes as config
 
 from ..cases import CASES, Case
 from . import aot, cases

@@ -12,14 +12,14 @@ import triton.language as tl
 from torch import Tensor
 
 from ..contract import Draw
-from . import config
-from .mixed_large import mix_columns
-from .prepare import load_padded
-from .product import dot, nearest, round_operand
-from .reduce import add_up, centre, fits, load_partial, store_partial
-from .sample import Sampler
-from .scratch import Block, blocks, width
-from .tune import tuned
+from .host import shapes as config
+from .host.blocks import Block, blocks, width
+from .host.tune import tuned
+from .mixed.large import mix_columns
+from .products.dot import dot, nearest, round_operand
+from .products.operands import load_padded
+from .sums import add_up, centre, fits, load_partial, store_partial
+from .weights.sample import Sampler
 
 INTEGERS = ["stored", "rows", "tiles", "splits", "n", "b", "d", "first_location", "first"]
 

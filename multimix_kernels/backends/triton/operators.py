@@ -3,7 +3,7 @@
 
 def sample(b, r, dtype, attention, ignored, draw):
     """Interpolation weights (r, n, b)."""
-    from .sample import sample
+    from .weights.sample import sample
 
     return sample(b, r, dtype, attention, ignored, *draw)
 
@@ -24,21 +24,21 @@ def mix_backward(grad, values, want, attention, ignored, draw):
 
 def mixed_cross_entropy(scores, target, options, want, attention, ignored, draw):
     """Loss of the mixed scores mu @ scores (r, n, c) against the mixed targets, with its gradients."""
-    from .losses import forward, mixed
+    from .loss import forward, mixed
 
     return forward(mixed, scores, target, options, want, attention, ignored, draw)
 
 
 def mixed_cross_entropy_backward(grad_rows, scores, target, options, want, attention, ignored, draw):
     """Gradients of scores (r, b, c) and attention (r, b) for given d loss / d rows (r, n)."""
-    from .losses import backward, mixed
+    from .loss import backward, mixed
 
     return backward(mixed, grad_rows, scores, target, options, want, attention, ignored, draw)
 
 
 def soft_cross_entropy(logits, target, options, want, attention, ignored, draw):
     """Loss of any head's logits (r, n, c) against the mixed targets, with its gradients."""
-    from .losses import forward
+    from .loss import forward
     from .soft import launch
 
     return forward(launch, logits, target, options, want, attention, ignored, draw)
@@ -46,7 +46,7 @@ def soft_cross_entropy(logits, target, options, want, attention, ignored, draw):
 
 def soft_cross_entropy_backward(grad_rows, logits, target, options, want, attention, ignored, draw):
     """Gradients of logits (r, n, c) and attention (r, b) for given d loss / d rows (r, n)."""
-    from .losses import backward
+    from .loss import backward
     from .soft import launch
 
     return backward(launch, grad_rows, logits, target, options, want, attention, ignored, draw)

@@ -10,15 +10,15 @@ import torch
 import triton
 import triton.language as tl
 
-from . import config
-from .mixed_large import add_to_sum, mix_columns, row_factor
-from .prepare import Prepared, load_padded, prepare
-from .product import dot, round_operand
-from .reduce import centre
-from .sample import Sampler
-from .scratch import Block, blocks, width
-from .stream import LEAST, LN2, LOG2E, LOWEST
-from .target import Target, Upstream, upstream_arguments
+from .host import shapes as config
+from .host.blocks import Block, blocks, width
+from .mixed.large import add_to_sum, mix_columns, row_factor
+from .products.dot import dot, round_operand
+from .products.operands import Prepared, load_padded, prepare
+from .products.targets import Target, Upstream, upstream_arguments
+from .sums import centre
+from .weights.sample import Sampler
+from .weights.stream import LEAST, LN2, LOG2E, LOWEST
 
 
 @triton.jit

@@ -12,9 +12,10 @@ import triton.language as tl
 
 import multimix_kernels as mk
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
-from multimix_kernels.backends.triton import config, tune
-from multimix_kernels.backends.triton.draw import as_rows, smallest_keys
-from multimix_kernels.backends.triton.product import round_operand
+from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.host import tune
+from multimix_kernels.backends.triton.products.dot import round_operand
+from multimix_kernels.backends.triton.weights.tile import as_rows, smallest_keys
 
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403

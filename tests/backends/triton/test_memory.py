@@ -12,7 +12,9 @@ from multimix_kernels.backends.contract import MEAN
 if importlib.util.find_spec("triton") is None:
     pytest.skip("the package triton is not installed", allow_module_level=True)
 
-from multimix_kernels.backends.triton import config, operators, sample
+from multimix_kernels.backends.triton import operators
+from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.weights import sample
 
 LIMIT = 64 << 20
 

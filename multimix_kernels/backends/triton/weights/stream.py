@@ -14,7 +14,7 @@ for generating gamma variables" (ACM TOMS 26, 2000).
 import triton
 import triton.language as tl
 
-from .. import triton as package
+from ... import triton as package
 
 GAMMA = tl.constexpr(0)
 CONCENTRATION = tl.constexpr(16)

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import config
-from .sample import Sampler
+from ..host import shapes as config
+from ..weights.sample import Sampler
 
 ROWS = 128  # blocks are padded to a multiple of the largest row tile, with zero weights
 

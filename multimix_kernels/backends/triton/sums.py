@@ -10,9 +10,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import config
-from .product import dot
-from .scratch import Block
+from .host import shapes as config
+from .host.blocks import Block
+from .products.dot import dot
 
 
 @triton.jit

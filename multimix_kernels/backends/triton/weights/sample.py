@@ -12,11 +12,11 @@ import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ..contract import Draw
-from . import config
-from .draw import as_rows, draw_tile, row_sum
-from .product import round_operand
-from .stream import ACCURATE, HARDWARE, LOG_SPACE
+from ...contract import Draw
+from ..host import shapes as config
+from ..products.dot import round_operand
+from ..weights.stream import ACCURATE, HARDWARE, LOG_SPACE
+from ..weights.tile import as_rows, draw_tile, row_sum
 
 INTEGERS = ["first_location", "first", "stored", "tiles", "n", "m", "row_offset"]
 

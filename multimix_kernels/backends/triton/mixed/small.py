@@ -15,15 +15,15 @@ import torch
 import triton
 import triton.language as tl
 
-from . import config
-from .draw import as_rows, draw_tile, load_pair, row_sum
-from .mixed_large import row_factor
-from .prepare import prepare
-from .product import dot, round_operand
-from .reduce import add_up
-from .sample import Sampler
-from .stream import LN2, LOG2E, pair_index
-from .target import Target, Upstream, upstream_arguments
+from ..host import shapes as config
+from ..mixed.large import row_factor
+from ..products.dot import dot, round_operand
+from ..products.operands import prepare
+from ..products.targets import Target, Upstream, upstream_arguments
+from ..sums import add_up
+from ..weights.sample import Sampler
+from ..weights.stream import LN2, LOG2E, pair_index
+from ..weights.tile import as_rows, draw_tile, load_pair, row_sum
 
 INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
 

@@ -7,7 +7,7 @@ both. Cost per weight beside its gamma: 3 lane-instructions; with attention 4 mo
 import triton
 import triton.language as tl
 
-from .stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
+from ..weights.stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
 
 
 @triton.jit

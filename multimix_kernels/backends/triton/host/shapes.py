@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from . import INTERPRET
+from .. import INTERPRET
 
 OPERANDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 

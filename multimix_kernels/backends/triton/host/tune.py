@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from . import config
+from ..host import shapes as config
 
 ENVIRONMENT_VARIABLE = "MULTIMIX_TRITON_TUNE"
 REPEATS = 5

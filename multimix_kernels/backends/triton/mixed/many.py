@@ -9,13 +9,13 @@ bytes per pass and about 24 c bytes, from the L2 cache.
 
 import triton
 
-from . import config
-from .mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, pack, sizes_for
-from .reduce import centre
-from .sample import Sampler
-from .scratch import blocks
-from .soft import launch_block, new_sums, target_for
-from .target import Target, Upstream
+from ..host import shapes as config
+from ..host.blocks import blocks
+from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, pack, sizes_for
+from ..products.targets import Target, Upstream
+from ..soft import launch_block, new_sums, target_for
+from ..sums import centre
+from ..weights.sample import Sampler
 
 
 def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Upstream | None, scale, gradient,

@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from .stream import INTERPRET
+from ..weights.stream import INTERPRET
 
 
 @triton.jit

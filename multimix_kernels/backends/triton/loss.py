@@ -4,12 +4,15 @@ import torch
 from torch import Tensor
 
 from ..contract import MEAN, NONE
-from . import config, mixed_large, mixed_many, mixed_small
-from .prepare import finish
-from .sample import Sampler
-from .stream import LOG_SPACE
-from .target import Target, Upstream
-from .tune import tuned
+from .host import shapes as config
+from .host.tune import tuned
+from .mixed import large as mixed_large
+from .mixed import many as mixed_many
+from .mixed import small as mixed_small
+from .products.operands import finish
+from .products.targets import Target, Upstream
+from .weights.sample import Sampler
+from .weights.stream import LOG_SPACE
 
 
 def _new(x: Tensor, shape: tuple[int, ...], wanted: bool = True) -> Tensor:

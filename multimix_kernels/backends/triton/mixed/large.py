@@ -14,14 +14,14 @@ import torch
 import triton
 import triton.language as tl
 
-from . import config
-from .prepare import load_padded, prepare
-from .product import dot, round_operand
-from .reduce import add_up, centre, fits, load_partial, store_partial
-from .sample import Sampler
-from .scratch import blocks, width
-from .stream import LEAST, LN2, LOG2E
-from .target import Target, Upstream, upstream_arguments
+from ..host import shapes as config
+from ..host.blocks import blocks, width
+from ..products.dot import dot, round_operand
+from ..products.operands import load_padded, prepare
+from ..products.targets import Target, Upstream, upstream_arguments
+from ..sums import add_up, centre, fits, load_partial, store_partial
+from ..weights.sample import Sampler
+from ..weights.stream import LEAST, LN2, LOG2E
 
 
 @triton.jit

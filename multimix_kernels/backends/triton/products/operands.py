@@ -12,10 +12,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import config
-from .product import nearest
-from .stream import LOWEST
-from .target import Target
+from ..host import shapes as config
+from ..products.dot import nearest
+from ..products.targets import Target
+from ..weights.stream import LOWEST
 
 
 @triton.jit

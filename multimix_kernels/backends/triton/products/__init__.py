@@ -1,0 +1,1 @@
+"""Matrix products, and what prepares their operands. Imports from host and weights."""
