@@ -14,7 +14,7 @@ import triton
 from triton.compiler import ASTSource
 
 from multimix_kernels.backends.triton import mix
-from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.host import device
 from multimix_kernels.backends.triton.weights.sample import sample_kernel
 
 from .cases import TARGETS, Case
@@ -83,7 +83,7 @@ def compile_case(case: Case, target: str) -> Report:
     divisible = {i for i, name in enumerate(names) if signature[name].startswith("*") or name in ALIGNED}
     aligned = {(i,): [["tt.divisibility", 16]] for i in divisible}
     source = ASTSource(case.kernel, signature, case.constants, aligned)
-    options = config.options(case.warps, case.stages, TARGETS[target].backend == "hip")
+    options = device.options(case.warps, case.stages, TARGETS[target].backend == "hip")
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_amd if TARGETS[target].backend == "hip" else _read_nvidia
     registers, spills, lanes, counts, loops = read(compiled)

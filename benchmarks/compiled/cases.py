@@ -9,7 +9,7 @@ from typing import Any
 from triton.backends.compiler import GPUTarget
 
 from multimix_kernels.backends.triton import mix, soft
-from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.host import shapes
 from multimix_kernels.backends.triton.mixed.large import gradient_kernel, normaliser_kernel, weights_gradient_kernel
 from multimix_kernels.backends.triton.mixed.small import mixed_small_kernel
 from multimix_kernels.backends.triton.products.operands import finish_kernel, prepare_kernel
@@ -56,20 +56,20 @@ class Case:
         return self.products and self.operand != "fp32"
 
 
-def family_of(target: str) -> config.Family:
+def family_of(target: str) -> shapes.Family:
     """The family of a target."""
     if TARGETS[target].backend == "hip":
-        return config.CDNA
-    return config.FAMILIES.get(TARGETS[target].arch // 10, config.NVIDIA)
+        return shapes.CDNA
+    return shapes.FAMILIES.get(TARGETS[target].arch // 10, shapes.NVIDIA)
 
 
 def cases_of(target: str) -> list[Case]:
     """The configurations in use on a target; float32 has one precision on AMD GPUs."""
     family = family_of(target)
-    return cases(family, ("bf16", "fp32") if family is config.CDNA else ("bf16", "tf32", "fp32"))
+    return cases(family, ("bf16", "fp32") if family is shapes.CDNA else ("bf16", "tf32", "fp32"))
 
 
-def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "fp32")) -> list[Case]:
+def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "fp32")) -> list[Case]:
     """The configurations in use."""
     found = []
     kinds = {"hardware": HARDWARE, "accurate": ACCURATE, "log space": LOG_SPACE}
@@ -92,7 +92,7 @@ def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
             found.append(drawn.but("alpha of each example, attention", PER_EXAMPLE=True, ATTENTION=True))
     for operand in operands:
         found += _products(family, operand)
-    sums = dict(p_example=1, WIDTH=B, GRAM=True, LABELS=True, SCALED=False, TILE=config.ADD_UP_TILE)
+    sums = dict(p_example=1, WIDTH=B, GRAM=True, LABELS=True, SCALED=False, TILE=shapes.ADD_UP_TILE)
     found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
     ready = dict(
         x_class=1, p_example=1, y_example=1, t_example=1, t_class=0, WIDTH=B, CLASSES=1024, R=2, CHUNK=1024,
@@ -106,7 +106,7 @@ def cases(family: config.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
     return [replace(case, representative=case.name in few and case.operand == "bf16") for case in found]
 
 
-def _products(family: config.Family, operand: str) -> list[Case]:
+def _products(family: shapes.Family, operand: str) -> list[Case]:
     """The kernels with matrix products: of contiguous rows and labels, and then of other operands."""
     found = []
     for name, b, c in (("mixed_small c=10", B, 10), ("mixed_small c=100", B, 100), ("mixed_small b=64", 64, 10)):
@@ -171,7 +171,7 @@ def _products(family: config.Family, operand: str) -> list[Case]:
     ]
 
 
-def _mixed_small(name: str, small: config.Small, family: config.Family, operand: str) -> list[Case]:
+def _mixed_small(name: str, small: shapes.Small, family: shapes.Family, operand: str) -> list[Case]:
     pair = small.pair
     constants = dict(
         E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes,

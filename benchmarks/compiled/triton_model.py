@@ -11,7 +11,7 @@ import argparse
 import math
 from dataclasses import dataclass
 
-from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.host import shapes
 
 from ..cases import CASES, Case
 from . import aot, cases
@@ -71,7 +71,7 @@ def full_step(case: Case, n: int, operand: str, reports: dict[str, aot.Report]) 
     add_up_tiles = case.r * math.ceil(c / 32) * math.ceil(b / 32)
     tail = [
         whole("prepare", max(1, case.r * b // 2), cached=3 * case.r * b * c * itemsize),
-        whole("add_up", add_up_tiles, 4, cached=config.PARTIAL_BYTES, launches=2),
+        whole("add_up", add_up_tiles, 4, cached=shapes.PARTIAL_BYTES, launches=2),
     ]
     if small is not None:
         report = reports[f"mixed_small c={c}"]
@@ -80,7 +80,7 @@ def full_step(case: Case, n: int, operand: str, reports: dict[str, aot.Report]) 
         tiles = case.r * math.ceil(n / small.pair.rows)
         return [Work("mixed_small", report, tiles, instructions, 1, products, 0, 1), *tail]
     shape, pair = FAMILY.large[operand], FAMILY.sampler(b, False)
-    blocks = max(1, math.ceil(rows * b * itemsize / config.SCRATCH_BYTES))
+    blocks = max(1, math.ceil(rows * b * itemsize / shapes.SCRATCH_BYTES))
     traffic, chunks, tiles = rows * b * itemsize, math.ceil(c / shape.classes), math.ceil(rows / shape.rows)
     gradient = reports["gradient"]
     drawn = whole("sample, hardware", math.ceil(rows / pair.rows), REJECT_TURNS, 0, traffic, blocks)
@@ -88,7 +88,7 @@ def full_step(case: Case, n: int, operand: str, reports: dict[str, aot.Report]) 
         Work("sample", drawn.report, drawn.tiles, drawn.instructions, 1, 0, traffic, blocks),
         whole("normaliser", tiles, chunks, 2 * rows * b * (c + b), traffic + tiles * b * c * itemsize, blocks),
         Work("gradient", gradient, tiles * (chunks + 1), gradient.loops[0], chunks / (chunks + 1),
-             4 * rows * b * c + 2 * rows * b * b, (chunks + 1) * traffic + blocks * 2 * config.PARTIAL_BYTES, blocks),
+             4 * rows * b * c + 2 * rows * b * b, (chunks + 1) * traffic + blocks * 2 * shapes.PARTIAL_BYTES, blocks),
         *tail,
     ]  # fmt: skip
 

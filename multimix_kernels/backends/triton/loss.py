@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from ..contract import MEAN, NONE
-from .host import shapes as config
+from .host import device, shapes
 from .host.tune import tuned
 from .mixed import large as mixed_large
 from .mixed import many as mixed_many
 from .mixed import small as mixed_small
-from .products.operands import finish
-from .products.targets import Target, Upstream
+from .products.targets import Target, upstream_of
+from .sums import finish
 from .weights.sample import Sampler
 from .weights.stream import LOG_SPACE
 
@@ -29,7 +29,7 @@ def _run(kernel, operand, target: Target, want, attention, ignored, draw, rows, 
         outputs = (gradient if want[0] else None, grad_attention if want[1] else None)
         return *kernel(operand, target, sampler, rows, upstream, scale, *outputs), gradient, grad_attention
 
-    flags = (tuple(want), target.by_label, upstream is None, rows is None, tuple(sampler.flags.values()))
+    flags = (tuple(want), target.by_label, upstream is None, rows is None, sampler.flags)
     return tuned(kernel.__module__ + kernel.__name__, operand, b, draw.n, flags, run)
 
 
@@ -43,7 +43,7 @@ def forward(kernel, operand, target, options, want, attention, ignored, draw):
         return rows, *gradients
     # As in F.cross_entropy the mean is NaN if every example is ignored.
     checked = mass if options.reduction == MEAN and prepared.by_label else None
-    with config.on_device(operand):
+    with device.on_device(operand):
         loss = finish(sums, scale, checked, prepared.values.shape[0])
     return loss, *gradients
 
@@ -51,20 +51,20 @@ def forward(kernel, operand, target, options, want, attention, ignored, draw):
 def backward(kernel, grad_rows, operand, target, options, want, attention, ignored, draw):
     """The gradients for given d loss / d rows (r, n)."""
     prepared = Target(target, operand.shape[2], options.label_smoothing, options.ignore_index)
-    upstream = Upstream(grad_rows)
+    upstream = upstream_of(grad_rows)
     _, _, *gradients = _run(kernel, operand, prepared, want, attention, ignored, draw, None, upstream, upstream.scale)
     return tuple(gradients)
 
 
 def mixed(scores, target, sampler, rows, upstream, scale, gradient, grad_attention):
     """The kernels of the mixed cross-entropy that suit the sizes: loss and scores' gradient by the same ones always."""
-    operand = config.operand(scores)
+    operand = device.operand(scores)
     b, c = sampler.b, scores.shape[2]
     common = scores, target, sampler, operand
     # Draws in float64, and subsets, leave too few registers for all in one kernel, and would gain nothing by it.
-    fused = not sampler.flags["SUBSET"] and sampler.flags["KIND"] != LOG_SPACE.value
-    if not fused or config.family(scores).mixed_small(b, c, operand) is None:
-        large = mixed_large if b <= config.MOST_PAIRS_OF_EXAMPLES else mixed_many
+    fused = not sampler.subset and sampler.kind != LOG_SPACE.value
+    if not fused or shapes.family(scores).mixed_small(b, c, operand) is None:
+        large = mixed_large if b <= shapes.MOST_PAIRS_OF_EXAMPLES else mixed_many
         return large.launch(*common, rows, upstream, scale, gradient, grad_attention)
     found = mixed_small.launch(*common, rows, upstream, scale, gradient)
     if grad_attention is not None:

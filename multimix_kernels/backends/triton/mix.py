@@ -5,6 +5,7 @@ operations per row, and d bytes-per-element of it in device memory: memory-bound
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import triton
@@ -12,41 +13,57 @@ import triton.language as tl
 from torch import Tensor
 
 from ..contract import Draw
-from .host import shapes as config
+from .host import device, shapes
 from .host.blocks import Block, blocks, width
+from .host.constants import MASKED
 from .host.tune import tuned
-from .mixed.large import mix_columns
+from .products.columns import Columns, load_columns, mix_columns, mix_columns_with_zeros
 from .products.dot import dot, nearest, round_operand
-from .products.operands import load_padded
-from .sums import add_up, centre, fits, load_partial, store_partial
+from .sums import add_partial, add_up, centre, fits
 from .weights.sample import Sampler
+
+
+class Rows(NamedTuple):
+    """Gradients (r, n, d) by what is mixed."""
+
+    pointer: Tensor
+    location: int  # strides
+    row: int
+    feature: int
+
 
 INTEGERS = ["stored", "rows", "tiles", "splits", "n", "b", "d", "first_location", "first"]
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def mix_kernel(
-    values_ptr, x_location, x_example, x_feature, kept_ptr, weights_ptr, inverse_ptr, out_ptr,
-    first_location, first, rows, stored, tiles, n, d,
+    values, drawn, out_ptr, first_location, first, rows, stored, tiles, n, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
-    PACKED: tl.constexpr,
+    ZEROS: tl.constexpr, SCORES: tl.constexpr,
 ):  # fmt: skip
-    """out (r, n, d) = mu @ values, one tile (R, FEATURES) of it."""
+    """out (r, n, d) = mu @ values, one tile (R, FEATURES) of it.
+
+    ZEROS: there may be weights of zero, whose values count for nothing, NaN too. SCORES: some may be masked.
+    """
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k, location = place * stored + row, place + first_location
     f = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
-    values_ptr += place * x_location
-    mixed = mix_columns(weights_ptr, k, values_ptr, x_example, x_feature, f, kept_ptr, d,
-                        WIDTH, DEPTH, R, FEATURES, OPERAND, PACKED)  # fmt: skip
-    mixed = nearest(mixed * tl.load(inverse_ptr + k)[:, None], out_ptr.dtype.element_ty)
+    mixed = mix_columns(drawn.weights, k, values, place, f, d, WIDTH, DEPTH, R, FEATURES, OPERAND, True)
+    if ZEROS:
+        if tl.max((mixed * 0.0 != 0.0).to(tl.int32)) != 0:  # noqa: SIM102 (a constant, and a branch)
+            mixed = mix_columns_with_zeros(drawn.weights, k, values, place, f, d, WIDTH, DEPTH, R, FEATURES, OPERAND)
+    mixed *= tl.load(drawn.inverse + k)[:, None]
+    if SCORES and OPERAND != "fp16":
+        mixed = tl.where(mixed < MASKED, float("-inf"), mixed)
+    mixed = nearest(mixed, out_ptr.dtype.element_ty)
     out = out_ptr + (location * n + first + row)[:, None] * d + f[None, :]
     tl.store(out, mixed, mask=(row < rows)[:, None] & (f < d)[None, :])
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def values_gradient_kernel(
-    grad_ptr, g_location, g_row, g_feature, weights_ptr, inverse_ptr, partial_ptr,
+    grad, drawn, partial_ptr,
     first_location, first, rows, stored, splits, b, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, HEIGHT: tl.constexpr,
     OPERAND: tl.constexpr, FIRST: tl.constexpr, IN_PLACE: tl.constexpr,
@@ -56,39 +73,37 @@ def values_gradient_kernel(
     split = tl.program_id(0) % splits
     f = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
     i = tl.program_id(2) * DEPTH + tl.arange(0, DEPTH)
-    total = load_partial(partial_ptr, place, f, i, b, d, FIRST, HEIGHT, WIDTH, IN_PLACE)
-    grad_ptr += (place + first_location) * g_location
+    total = tl.zeros((FEATURES, DEPTH), tl.float32)
+    grad_ptr = grad.pointer + (place + first_location) * grad.location
     for tile in range(split, tl.cdiv(rows, R), splits):
         row = tile * R + tl.arange(0, R)
         k, source = place * stored + row, first + row.to(tl.int64)
-        g = tl.load(grad_ptr + source[None, :] * g_row + f[:, None].to(tl.int64) * g_feature,
+        g = tl.load(grad_ptr + source[None, :] * grad.row + f[:, None].to(tl.int64) * grad.feature,
                     mask=(row < rows)[None, :] & (f < d)[:, None], other=0.0)  # fmt: skip
-        g = round_operand(g.to(tl.float32) * tl.load(inverse_ptr + k)[None, :], OPERAND)
-        total = dot(g, tl.load(weights_ptr + k[:, None] * WIDTH + i[None, :]), total, OPERAND)
-    store_partial(partial_ptr, total, place, f, i, b, d, HEIGHT, WIDTH, IN_PLACE)
+        g = round_operand(g.to(tl.float32) * tl.load(drawn.inverse + k)[None, :], OPERAND)
+        total = dot(g, tl.load(drawn.weights + k[:, None] * WIDTH + i[None, :]), total, OPERAND)
+    add_partial(partial_ptr, total, place, f, i, b, d, FIRST, HEIGHT, WIDTH, IN_PLACE)
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def weights_gradient_kernel(
-    grad_ptr, g_location, g_row, g_feature, values_ptr, x_location, x_example, x_feature, kept_ptr, out_ptr,
-    first_location, first, rows, stored, tiles, d,
+    grad, values, out_ptr, first_location, first, rows, stored, tiles, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
-    PACKED: tl.constexpr, ADD: tl.constexpr,
+    ADD: tl.constexpr,
 ):  # fmt: skip
     """out (places, stored, WIDTH) = grad @ values^T, added to what is there if ADD."""
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     i = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)
-    grad_ptr += (place + first_location) * g_location
-    values_ptr += place * x_location
+    grad_ptr = grad.pointer + (place + first_location) * grad.location
     source = first + row.to(tl.int64)
     at = (place * stored + row)[:, None] * WIDTH + i[None, :]
     total = tl.load(out_ptr + at) if ADD else tl.zeros((R, DEPTH), tl.float32)
     for start in range(0, d, FEATURES):
         f = start + tl.arange(0, FEATURES)
-        g = tl.load(grad_ptr + source[:, None] * g_row + f[None, :].to(tl.int64) * g_feature,
+        g = tl.load(grad_ptr + source[:, None] * grad.row + f[None, :].to(tl.int64) * grad.feature,
                     mask=(row < rows)[:, None] & (f < d)[None, :], other=0.0)  # fmt: skip
-        v = load_padded(values_ptr, x_example, x_feature, i[None, :], f[:, None], kept_ptr, d, PACKED)
+        v = load_columns(values, place, i[None, :], f[:, None], d, WIDTH, True)  # (FEATURES, DEPTH)
         total = dot(round_operand(g, OPERAND), round_operand(v, OPERAND), total, OPERAND)
     tl.store(out_ptr + at, total)
 
@@ -97,7 +112,7 @@ def weights_gradient_kernel(
 class Sizes:
     """Of tiles over rows, examples and features."""
 
-    shape: config.Large
+    shape: shapes.Large
     operand: str
     width: int
     depth: int
@@ -112,48 +127,37 @@ class Sizes:
     def options(self) -> dict:
         """Keyword arguments of a launch."""
         sizes = dict(WIDTH=self.width, DEPTH=self.depth, R=self.shape.rows, FEATURES=self.features)
-        return sizes | dict(OPERAND=self.operand) | config.options(self.shape.warps, self.shape.stages)
+        return sizes | dict(OPERAND=self.operand) | device.options(self.shape.warps, self.shape.stages)
 
 
-def sizes_for(table: dict[str, config.Large], operand: str, b: int, d: int) -> Sizes:
+def sizes_for(table: dict[str, shapes.Large], operand: str, b: int, d: int) -> Sizes:
     """Of b examples with d features."""
     shape, wide = table[operand], width(b)
-    return Sizes(shape, operand, wide, min(wide, shape.depth), min(config.power_of_two(max(16, d)), shape.classes))
+    return Sizes(shape, operand, wide, min(wide, shape.depth), min(shapes.power_of_two(max(16, d)), shape.classes))
 
 
-@dataclass
-class Values:
-    """Values (L, b, d) as kernels take them: padded, or in place; with zeros for those of ignored examples."""
-
-    tensor: Tensor
-    strides: tuple[int, ...]
-    kept: Tensor
-    packed: bool
-
-    def arguments(self) -> tuple:
-        """The arguments values_ptr ... kept_ptr of a kernel."""
-        return self.tensor, *self.strides, self.kept
-
-
-def pack(values: Tensor, left_out: Tensor | None, wide: int, features: int) -> Values:
-    """Padded to (L, wide, features) if that is not too large."""
+def pack(values: Tensor, left_out: Tensor | None, wide: int, features: int) -> Columns:
+    """Values (L, b, d) padded to (L, wide, features) if that is not too large; zeros for those of ignored examples."""
     places, b, d = values.shape
-    kept = values.new_zeros((wide,), dtype=torch.int8)
-    kept[:b] = 1 if left_out is None else left_out == 0
-    if places * wide * features * values.itemsize > config.PACKED_BYTES:
-        return Values(values, values.stride(), kept, False)
+    if places * wide * features * values.itemsize > shapes.PACKED_BYTES:
+        kept = values.new_zeros((wide,), dtype=torch.int8)
+        kept[:b] = 1 if left_out is None else left_out == 0
+        return Columns(values, *values.stride(), kept)
     packed = values.new_zeros((places, wide, features))
     packed[:, :b, :d] = values if left_out is None else values.masked_fill((left_out != 0).unsqueeze(1), 0)
-    return Values(packed, packed.stride(), kept, True)
+    return Columns(packed, *packed.stride())
 
 
-def launch_mix(values: Values, block: Block, out: Tensor, sizes: Sizes, first_location: int, first: int) -> None:
+def launch_mix(
+    values: Columns, block: Block, out: Tensor, sizes: Sizes, first_location: int, first: int, zeros: bool,
+    scores: bool = False,
+) -> None:  # fmt: skip
     """Fills rows first ... of the locations first_location ... of out (r, n, d)."""
     _, n, d = out.shape
     tiles = block.stored // sizes.shape.rows
     mix_kernel[(block.places * tiles, triton.cdiv(d, sizes.features))](
-        *values.arguments(), block.weights, block.inverse, out, first_location, first, block.rows, block.stored, tiles,
-        n, d, PACKED=values.packed, **sizes.options,
+        values, block.drawn, out, first_location, first, block.rows, block.stored, tiles, n, d,
+        ZEROS=zeros, SCORES=scores, **sizes.options,
     )  # fmt: skip
 
 
@@ -164,7 +168,7 @@ class ValuesGradient:
         """out (L, b, d) is that of the locations of this first block; at most `most` partial sums fit."""
         self.out, self.sizes = out, sizes
         self.chunks = triton.cdiv(out.shape[2], sizes.features)
-        programs = config.programs(out) * sizes.shape.occupancy
+        programs = device.programs(out) * sizes.shape.occupancy
         splits = programs // (block.places * self.chunks * sizes.columns)
         self.height = self.chunks * sizes.features
         self.in_place = not fits(self.height, sizes.width)
@@ -178,51 +182,50 @@ class ValuesGradient:
         """The part of a block, whose grad is that of rows first ... of the locations first_location ..."""
         _, b, d = self.out.shape
         values_gradient_kernel[(block.places * self.splits, self.chunks, self.sizes.columns)](
-            grad, *grad.stride(), block.weights, block.inverse, self.partial, first_location, first,
+            Rows(grad, *grad.stride()), block.drawn, self.partial, first_location, first,
             block.rows, block.stored, self.splits, b, d, HEIGHT=self.height, FIRST=block.first == 0,
             IN_PLACE=self.in_place, **self.sizes.options,
         )  # fmt: skip
 
-    def finish(self, scale) -> None:
-        """Writes scale times the sum."""
-        add_up(self.partial, self.out, scale)
+    def finish(self, scale, scores: Tensor | None = None) -> None:
+        """Writes scale times the sum; nothing where scores are -inf."""
+        add_up(self.partial, self.out, scale, scores=scores)
 
 
 def launch_weights_gradient(
-    grad: Tensor, values: Values, block: Block, sizes: Sizes, first_location: int, first: int, add: bool
+    grad: Tensor, values: Columns, block: Block, sizes: Sizes, first_location: int, first: int, add: bool
 ) -> None:
     """Fills the block's gradient by the weights, or adds to it."""
     tiles = block.stored // sizes.shape.rows
     weights_gradient_kernel[(block.places * tiles, sizes.columns)](
-        grad, *grad.stride(), *values.arguments(), block.gradient, first_location, first, block.rows, block.stored,
-        tiles, grad.shape[2], PACKED=values.packed, ADD=add, **sizes.options,
+        Rows(grad, *grad.stride()), values, block.gradient, first_location, first, block.rows, block.stored, tiles,
+        grad.shape[2], ADD=add, **sizes.options,
     )  # fmt: skip
 
 
 def most_places(height: int, wide: int) -> int:
     """Locations whose partial sums (height, wide) fit, one each."""
-    return max(1, config.PARTIAL_BYTES // (4 * height * wide))
+    return max(1, shapes.PARTIAL_BYTES // (4 * height * wide))
 
 
 def mix(values, attention, ignored, draw):
     """Convex combinations (r, n, d)."""
     sampler = Sampler(values.shape[1], attention, ignored, Draw(*draw))
-    flags = tuple(sampler.flags.values())
-    return tuned("mix", values, sampler.b, sampler.draw.n, flags, lambda: _mix(values, sampler))
+    return tuned("mix", values, sampler.b, sampler.draw.n, sampler.flags, lambda: _mix(values, sampler))
 
 
 def _mix(values: Tensor, sampler: Sampler) -> Tensor:
     r, b, d = values.shape
     out = values.new_empty((r, sampler.draw.n, d))
-    sizes = sizes_for(config.family(values).two_accumulators, config.operand(values), b, d)
+    sizes = sizes_for(shapes.family(values).two_accumulators, device.operand(values), b, d)
     height = triton.cdiv(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
-    with config.on_device(values):
+    with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, sizes.operand, False, most):
             if block.first == 0:
                 here = slice(block.first_location, block.first_location + block.places)
                 packed = pack(values[here], sampler.left_out, sizes.width, height)
-            launch_mix(packed, block, out, sizes, block.first_location, block.first)
+            launch_mix(packed, block, out, sizes, block.first_location, block.first, sampler.zeros)
     return out
 
 
@@ -230,7 +233,7 @@ def mix_backward(grad, values, want_values, want_attention, attention, ignored, 
     """Gradients of values (r, b, d) and attention (r, b), in float32."""
     sampler = Sampler(values.shape[1], attention, ignored, Draw(*draw))
     want = want_values, want_attention
-    flags = (want, tuple(sampler.flags.values()))
+    flags = (want, sampler.flags)
     return tuned(
         "mix_backward", values, sampler.b, sampler.draw.n, flags, lambda: _mix_backward(grad, values, want, sampler)
     )
@@ -241,13 +244,13 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
     want_values, want_attention = want
     grad_values = values.new_empty((r, b, d) if want_values else (0,), dtype=torch.float32)
     grad_attention = values.new_zeros((r, b) if want_attention else (0,), dtype=torch.float32)
-    family, operand = config.family(values), config.operand(values)
+    family, operand = shapes.family(values), device.operand(values)
     sizes, two = (sizes_for(table, operand, b, d) for table in (family.large, family.two_accumulators))
     if not fits(d + sizes.features, sizes.width):
         sizes = two
     height = triton.cdiv(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
-    with config.on_device(values):
+    with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, operand, want_attention, most):
             here = slice(block.first_location, block.first_location + block.places)
             place = block.first_location, block.first

@@ -1,115 +1,184 @@
-"""Partial sums of gradients, added up in a fixed order: no atomics, the same bits in every run.
+"""Sums in a fixed order: no atomics, the same bits in every run.
 
-`add_up` reads each partial sum once (4 bytes, 1 addition) and writes the gradient once; the targets' half of it costs a
-product of 2 b b c operations in float32. Where even one partial sum is too large it is the gradient itself. `centre`
-turns gradients by the weights into gradients by the attention: 8 bytes and 5 operations per weight.
+`add_up` reads each partial sum of a gradient once (4 bytes, 1 addition) and writes the gradient once; the targets' half
+of it costs a product of 2 b b c operations in float32. Where even one partial sum is too large it is the gradient
+itself. `balance` makes gradients that cancel exact: 4 bytes and an addition per element. `centre` turns gradients by
+the weights into gradients by the attention: 8 bytes and 5 operations per weight. `finish` adds up row losses.
 """
+
+from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from .host import shapes as config
+from .host import device, shapes
 from .host.blocks import Block
+from .host.constants import LN2
 from .products.dot import dot
+from .products.targets import Target
+
+
+class Grid(NamedTuple):
+    """Tiles of each location: partial sums, scores."""
+
+    pointer: Tensor
+    place: int  # strides
+    split: int
+    example: int
+    column: int
+
+
+class Gram(NamedTuple):
+    """M^T M (places, splits, width, width) for the weights M, and the targets that it is multiplied by."""
+
+    pointer: Tensor
+    place: int  # strides
+    split: int
+    row: int
+    target: Tensor
+    example: int
+    column: int
+    mass: Tensor
 
 
 @triton.jit
-def load_partial(pointer, place, j, i, b, c, FIRST: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-                 IN_PLACE: tl.constexpr):  # fmt: skip
-    """A program's partial sum, tile (j, i) of (HEIGHT, WIDTH), or of the gradient itself, (b, c); zeros at FIRST."""
-    if FIRST:
-        total = tl.zeros((j.shape[0], i.shape[0]), tl.float32)
-    elif IN_PLACE:
-        inside = (j < c)[:, None] & (i < b)[None, :]
-        total = tl.load(pointer + (place * b + i[None, :]) * c + j[:, None], mask=inside, other=0.0)
-    else:
-        total = tl.load(pointer + (tl.program_id(0).to(tl.int64) * HEIGHT + j[:, None]) * WIDTH + i[None, :])
-    return total
+def log_one_plus(x):
+    """ln(1 + x) for x >= 0, small ones with all their digits."""
+    t = x / (2.0 + x)
+    square = t * t
+    series = square * (square * (square * (square * (1.0 / 9.0) + 1.0 / 7.0) + 0.2) + 1.0 / 3.0)
+    return tl.where(x < 0.5, 2.0 * (t + t * series), tl.log2(1.0 + x) * LN2)
 
 
 @triton.jit
-def store_partial(pointer, total, place, j, i, b, c, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
-                  IN_PLACE: tl.constexpr):  # fmt: skip
-    """Writes what load_partial reads."""
+def add_to_sum(sums_ptr, loss):
+    """Adds the losses of a tile to the sum of all tiles with this program's number, launch by launch."""
+    at = sums_ptr + tl.program_id(0)
+    tl.store(at, tl.load(at) + tl.sum(loss).to(tl.float64))
+
+
+@triton.jit
+def add_partial(pointer, total, place, j, i, b, c, FIRST: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+                IN_PLACE: tl.constexpr):  # fmt: skip
+    """Adds to a program's partial sum, tile (j, i) of (HEIGHT, WIDTH), or to the gradient (b, c); writes it at FIRST.
+
+    Each super-block's product begins at zero and is added here, to nearest: tensor cores truncate.
+    """
     if IN_PLACE:
         inside = (j < c)[:, None] & (i < b)[None, :]
-        tl.store(pointer + (place * b + i[None, :]) * c + j[:, None], total, mask=inside)
+        at = pointer + (place * b + i[None, :]) * c + j[:, None]
+        if not FIRST:
+            total += tl.load(at, mask=inside, other=0.0)
+        tl.store(at, total, mask=inside)
     else:
-        tl.store(pointer + (tl.program_id(0).to(tl.int64) * HEIGHT + j[:, None]) * WIDTH + i[None, :], total)
+        at = pointer + (tl.program_id(0).to(tl.int64) * HEIGHT + j[:, None]) * WIDTH + i[None, :]
+        if not FIRST:
+            total += tl.load(at)
+        tl.store(at, total)
 
 
 @triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index"])
 def add_up_kernel(
-    partial_ptr, p_place, p_split, p_class, p_example, gram_ptr, g_place, g_split, out_ptr, scale_ptr, scale,
-    splits, b, c, target_ptr, t_example, t_class, mass_ptr, keep, uniform_part, ignore_index,
-    WIDTH: tl.constexpr, GRAM: tl.constexpr, LABELS: tl.constexpr, SCALED: tl.constexpr, TILE: tl.constexpr,
+    partial, gram, scores, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part, ignore_index,
+    LABELS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """out (places, b, c) = scale * sum over splits of partial (classes, examples).
-
-    GRAM: gram is M^T M for the weights M, of each split; that times the targets is subtracted.
-    """
+    """out (places, b, c) = scale * (sum over splits of partial - gram @ targets), zero where a score is -inf."""
     place = tl.program_id(2).to(tl.int64)
     j = tl.program_id(0) * TILE + tl.arange(0, TILE)
     i = tl.program_id(1) * TILE + tl.arange(0, TILE)
-    base = partial_ptr + place * p_place + j[:, None].to(tl.int64) * p_class + i[None, :].to(tl.int64) * p_example
+    class_part, example_part = j[:, None].to(tl.int64), i[None, :].to(tl.int64)
+    base = partial.pointer + place * partial.place + class_part * partial.column + example_part * partial.example
     real = (j < c)[:, None] & (i < b)[None, :]
-    total = tl.zeros((TILE, TILE), tl.float32)
+    total = tl.zeros((TILE, TILE), tl.float32)  # (classes, examples)
     for split in range(splits):
-        total += tl.load(base + split * p_split, mask=real, other=0.0)
-    if GRAM:
+        total += tl.load(base + split * partial.split, mask=real, other=0.0)
+    if gram is not None:
         for start in range(0, b, TILE):
             e = start + tl.arange(0, TILE)
             both = (e < b)[:, None] & (i < b)[None, :]
-            at = gram_ptr + place * g_place + e[:, None] * WIDTH + i[None, :]
-            gram = tl.zeros((TILE, TILE), tl.float32)
+            at = gram.pointer + place * gram.place + e[:, None] * gram.row + i[None, :]
+            products = tl.zeros((TILE, TILE), tl.float32)
             for split in range(splits):
-                gram += tl.load(at + split * g_split, mask=both, other=0.0)
+                products += tl.load(at + split * gram.split, mask=both, other=0.0)
             if LABELS:
-                label = tl.load(target_ptr + e, mask=e < b, other=-1)
-                mass = tl.load(mass_ptr + e, mask=e < b, other=0.0)
+                label = tl.load(gram.target + e, mask=e < b, other=-1)
+                mass = tl.load(gram.mass + e, mask=e < b, other=0.0)
                 y = ((label[None, :] == j[:, None]) & (label[None, :] != ignore_index)).to(tl.float32) * keep
                 y += mass[None, :] * uniform_part
             else:
                 inside = (e < b)[None, :] & (j < c)[:, None]
-                at = target_ptr + e[None, :].to(tl.int64) * t_example + j[:, None].to(tl.int64) * t_class
+                at = gram.target + e[None, :].to(tl.int64) * gram.example + class_part * gram.column
                 y = tl.load(at, mask=inside, other=0.0).to(tl.float32) * keep + tl.where(inside, uniform_part, 0.0)
-            total -= dot(y, gram, tl.zeros((TILE, TILE), tl.float32), "fp32")
+            total -= dot(y, products, tl.zeros((TILE, TILE), tl.float32), "fp32")
         # One class: exactly nothing, whatever the rounding.
         total = tl.where(c == 1, total * 0.0, total)
-    if SCALED:
+    if scores is not None:
+        at = scores.pointer + place * scores.place + class_part * scores.column + example_part * scores.example
+        total = tl.where(tl.load(at, mask=real, other=0.0) == float("-inf"), 0.0, total)
+    if scale_ptr is not None:
         scale = scale * tl.load(scale_ptr)
     out = out_ptr + (place * b + i[:, None]) * c + j[None, :]
     tl.store(out, tl.trans(total) * scale, mask=(i < b)[:, None] & (j < c)[None, :])
 
 
+@triton.jit(do_not_specialize=["b", "c"])
+def balance_kernel(gradient_ptr, target_ptr, b, c, TILE: tl.constexpr):
+    """Of gradient (places, b, c) the element at each example's label, where it has lost its digits.
+
+    It is softmax less target, summed over rows in two halves that agree where all is confident and right. An example's
+    elements sum to zero: minus the sum of the others is the same, and taken where the two differ by more than rounding.
+    """
+    example = tl.program_id(0).to(tl.int64)
+    label = tl.load(target_ptr + example % b)
+    known = (label >= 0) & (label < c)
+    total = tl.zeros((TILE,), tl.float32)
+    for start in range(0, c, TILE):
+        j = start + tl.arange(0, TILE)
+        total -= tl.load(gradient_ptr + example * c + j, mask=(j < c) & (j != label), other=0.0)
+    others = tl.sum(total)
+    own = tl.load(gradient_ptr + example * c + label, mask=known, other=0.0)
+    tl.store(gradient_ptr + example * c + label, others, mask=known & (tl.abs(own - others) > 1e-5 * tl.abs(others)))
+
+
 def fits(height: int, width: int) -> bool:
     """Whether partial sums (height, width) are kept apart from the gradient."""
-    return 4 * height * width <= config.PARTIAL_BYTES
+    return 4 * height * width <= shapes.PARTIAL_BYTES
 
 
-def add_up(partial: Tensor, out: Tensor, scale, gram: Tensor | None = None, target=None, mass=None) -> None:
+def add_up(
+    partial: Tensor, out: Tensor, scale, gram: Tensor | None = None, target: Target | None = None,
+    mass: Tensor | None = None, scores: Tensor | None = None,
+) -> None:  # fmt: skip
     """out (places, b, c) from partial (places, splits, height, width), or in place from partial = out.
 
-    scale: a float, or one element on the device. gram (places, splits, width, width).
+    scale: a float, or one element on the device. gram (places, splits, width, width), of it with a target. Where scores
+    (places, b, c) are -inf there is no gradient.
     """
     places, b, c = out.shape
-    tile = config.ADD_UP_TILE
-    in_place = partial is out
-    strides = (b * c, 0, 1, c) if in_place else (*partial.stride()[:3], 1)
-    if target is None:
-        arguments = (out, 0, 0, out, 0.0, 0.0, 0)
-    else:
+    tile, in_place = shapes.ADD_UP_TILE, partial is out
+    strides = (b * c, 0, c, 1) if in_place else (*partial.stride()[:2], 1, partial.stride(2))
+    products, keep, uniform, ignore_index = None, 0.0, 0.0, 0
+    if gram is not None and target is not None:
         t_strides = (1, 0) if target.by_label else target.values.stride()
-        arguments = (target.values, *t_strides, mass, target.keep, target.uniform, target.ignore_index)
+        products = Gram(gram, *gram.stride()[:3], target.values, *t_strides, mass)
+        keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
+    given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
     add_up_kernel[(triton.cdiv(c, tile), triton.cdiv(b, tile), places)](
-        partial, *strides, out if gram is None else gram, *((0, 0) if gram is None else gram.stride()[:2]), out,
-        scale if scaled else out, 1.0 if scaled else scale, 1 if in_place else partial.shape[1], b, c, *arguments,
-        WIDTH=1 if gram is None else gram.shape[3], GRAM=gram is not None,
-        LABELS=target is not None and target.by_label, SCALED=scaled, TILE=tile, **config.options(4, 1)
+        Grid(partial, *strides), products, given, out, scale if scaled else None, 1.0 if scaled else scale,
+        1 if in_place else partial.shape[1], b, c, keep, uniform, ignore_index,
+        LABELS=target is not None and target.by_label, TILE=tile, **device.options(4, 1),
     )  # fmt: skip
+
+
+def balance(gradient: Tensor, target: Target) -> None:
+    """In place; gradient (places, b, c). Nothing is done for probabilities."""
+    places, b, c = gradient.shape
+    if target.by_label:
+        tile = min(1024, shapes.power_of_two(c))
+        balance_kernel[(places * b,)](gradient, target.values, b, c, TILE=tile, **device.options(4, 1))
 
 
 @triton.jit(do_not_specialize=["stored", "splits", "b"])
@@ -133,8 +202,8 @@ def centre_kernel(
         # Without attention `plain` may be infinite.
         mu = tl.where(attention[None, :] == 0, 0.0, plain * attention[None, :])
         g = tl.load(gradient_ptr + at, mask=inside, other=0.0)
-        centred = g - tl.sum(mu * g, 1)[:, None]
-        total += tl.sum(tl.where(centred == 0, 0.0, plain * centred), 0)
+        centred = g - tl.sum(tl.where(mu == 0, 0.0, mu * g), 1)[:, None]  # of no weight: g may be NaN
+        total += tl.sum(tl.where((centred == 0) | (plain == 0), 0.0, plain * centred), 0)
     tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * WIDTH + i, total, mask=i < WIDTH)
 
 
@@ -143,13 +212,39 @@ def centre(block: Block, attention: Tensor, out: Tensor) -> None:
     if block.plain is None or block.gradient is None:
         raise ValueError("block: drawn without what attention gradients need")
     places, stored, width = block.plain.shape
-    examples = config.power_of_two(width)
+    examples = shapes.power_of_two(width)
     rows = max(1, 4096 // examples)
-    most = min(config.programs(out) * 4, config.PARTIAL_BYTES // (4 * width)) // places
+    most = min(device.programs(out) * 4, shapes.PARTIAL_BYTES // (4 * width)) // places
     splits = max(1, min(triton.cdiv(stored, rows), most))
     partial = out.new_empty((places, splits, width), dtype=torch.float32)
     centre_kernel[(places * splits,)](
         attention, block.plain, block.gradient, partial, stored, splits, out.shape[1],
-        WIDTH=width, R=rows, B=examples, **config.options(4, 1),
+        WIDTH=width, R=rows, B=examples, **device.options(4, 1),
     )  # fmt: skip
     out += partial.sum(1)[:, : out.shape[1]]
+
+
+@triton.jit(do_not_specialize=["count", "b"])
+def finish_kernel(
+    sums_ptr, count, scale, mass_ptr, b, out_ptr, TILE: tl.constexpr,
+):  # fmt: skip
+    """out = scale * the sum of `count` float64 sums; with mass_ptr NaN if no example has a target."""
+    total = tl.zeros((TILE,), tl.float64)
+    for start in range(0, count, TILE):
+        k = start + tl.arange(0, TILE)
+        total += tl.load(sums_ptr + k, mask=k < count, other=0.0)
+    loss = (tl.sum(total) * scale).to(tl.float32)
+    if mass_ptr is not None:
+        found = tl.zeros((TILE,), tl.int32)
+        for start in range(0, b, TILE):
+            i = start + tl.arange(0, TILE)
+            found = found | (tl.load(mass_ptr + i, mask=i < b, other=0.0) != 0).to(tl.int32)
+        loss = tl.where(tl.max(found) == 0, float("nan"), loss)
+    tl.store(out_ptr, loss)
+
+
+def finish(sums: Tensor, scale: float, mass: Tensor | None, b: int) -> Tensor:
+    """The loss, from the sums (float64) of programs. mass: where a loss without any target is NaN."""
+    out = sums.new_empty((), dtype=torch.float32)
+    finish_kernel[(1,)](sums, sums.numel(), scale, mass, b, out, TILE=1024, **device.options(4, 1))
+    return out

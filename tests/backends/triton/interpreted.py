@@ -12,8 +12,7 @@ import triton.language as tl
 
 import multimix_kernels as mk
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
-from multimix_kernels.backends.triton.host import shapes as config
-from multimix_kernels.backends.triton.host import tune
+from multimix_kernels.backends.triton.host import shapes, tune
 from multimix_kernels.backends.triton.products.dot import round_operand
 from multimix_kernels.backends.triton.weights.tile import as_rows, smallest_keys
 
@@ -55,12 +54,12 @@ def regime(request, monkeypatch):
 
 def choose_regime(name, monkeypatch):
     if name != "small":
-        monkeypatch.setattr(config.Family, "mixed_small", lambda *_: None)
+        monkeypatch.setattr(shapes.Family, "mixed_small", lambda *_: None)
     if name.startswith("many"):
-        monkeypatch.setattr(config, "MOST_PAIRS_OF_EXAMPLES", 0)
+        monkeypatch.setattr(shapes, "MOST_PAIRS_OF_EXAMPLES", 0)
     if name.endswith("in place"):  # scores too large to be copied, gradients too large for partial sums
-        monkeypatch.setattr(config, "PACKED_BYTES", 0)
-        monkeypatch.setattr(config, "PARTIAL_BYTES", 0)
+        monkeypatch.setattr(shapes, "PACKED_BYTES", 0)
+        monkeypatch.setattr(shapes, "PARTIAL_BYTES", 0)
 
 
 def test_ties_go_to_the_smaller_example():
@@ -87,8 +86,8 @@ def test_super_blocks(soft, name, monkeypatch):
     choose_regime("large", monkeypatch)
     arguments = (scores, y, 0.1, -100, SUM, True, True, attention_of(2, 7), None, *draw_of(130, 7))
     whole = operators.mixed_cross_entropy(*arguments)
-    monkeypatch.setattr(config, "SCRATCH_BYTES", 128 * (16 * 12 + 12))
-    monkeypatch.setattr(config, "PARTIAL_BYTES", 2 * 4 * 32 * 16)
+    monkeypatch.setattr(shapes, "SCRATCH_BYTES", 128 * (16 * 12 + 12))
+    monkeypatch.setattr(shapes, "PARTIAL_BYTES", 2 * 4 * 32 * 16)
     choose_regime(name, monkeypatch)
     for one, other in zip(operators.mixed_cross_entropy(*arguments), whole, strict=True):
         assert torch.allclose(one, other, rtol=2e-5, atol=1e-5)
@@ -160,7 +159,7 @@ def fake_timer(monkeypatch):
 
     def measure(family, run, device):
         asked.append(family)
-        with config.on_trial(family):
+        with shapes.on_trial(family):
             run()
         return 1.0 if family.large["fp32"].rows == 64 else 2.0
 
@@ -172,7 +171,7 @@ def fake_timer(monkeypatch):
 
 def test_tuning_changes_no_weight(fake_timer):
     """What decides on a weight's last bit is the same in all that are tried."""
-    for family in (config.NVIDIA, config.CDNA, config.BLACKWELL):
+    for family in (shapes.NVIDIA, shapes.CDNA, shapes.BLACKWELL):
         for other in tune.neighbours(family, "bf16"):
             assert other != family
             for b in (5, 33, 128, 700):

@@ -7,13 +7,13 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from multimix_kernels.backends.contract import MEAN
+from multimix_kernels.backends.contract import MEAN, Draw, LossOptions, Want
 
 if importlib.util.find_spec("triton") is None:
     pytest.skip("the package triton is not installed", allow_module_level=True)
 
 from multimix_kernels.backends.triton import operators
-from multimix_kernels.backends.triton.host import shapes as config
+from multimix_kernels.backends.triton.host import device
 from multimix_kernels.backends.triton.weights import sample
 
 LIMIT = 64 << 20
@@ -49,15 +49,15 @@ def extra_bytes(name, b, c, n, dtype=torch.float32, soft=False, attended=False):
     operand = torch.zeros(1, n if name == "soft_cross_entropy" else b, c, dtype=dtype)
     target = torch.zeros(b, c, dtype=dtype) if soft else torch.zeros(b, dtype=torch.int64)
     attention = torch.ones(1, b) if attended else None
-    draw = (torch.tensor([1]), None, n, b, 0.5, 2.0, 0)
+    draw = Draw(torch.tensor([1]), None, n, b, 0.5, 2.0, 0)
     with Peak() as peak:
         if name == "mix_backward":
             grad = torch.zeros(1, n, c, dtype=dtype)
             before = peak.most
-            found = operators.mix_backward(grad, operand, True, attended, attention, None, *draw)
+            found = operators.mix_backward(grad, operand, Want(True, attended), attention, None, draw)
         else:
             before = 0
-            arguments = (operand, target, 0.1, -100, MEAN, True, attended, attention, None, *draw)
+            arguments = (operand, target, LossOptions(0.1, -100, MEAN), Want(True, attended), attention, None, draw)
             found = getattr(operators, name)(*arguments)
     return peak.most - before - sum(x.nbytes for x in found)
 
@@ -65,7 +65,7 @@ def extra_bytes(name, b, c, n, dtype=torch.float32, soft=False, attended=False):
 @pytest.fixture(autouse=True)
 def kernels_left_out(monkeypatch):
     monkeypatch.setattr(type(sample.sample_kernel), "run", lambda *_, **__: None)
-    monkeypatch.setattr(config, "programs", lambda _: 132)
+    monkeypatch.setattr(device, "programs", lambda _: 132)
     torch.use_deterministic_algorithms(False)
 
 

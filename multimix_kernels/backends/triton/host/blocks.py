@@ -6,14 +6,34 @@ cache. Where attention gradients are wanted the scratch also holds mu's derivati
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ..host import shapes as config
-from ..weights.sample import Sampler
+from ...contract import Draw
+from . import shapes
 
 ROWS = 128  # blocks are padded to a multiple of the largest row tile, with zero weights
+
+
+class Sampler(Protocol):
+    """What draws weights; see `weights.sample`."""
+
+    b: int
+    draw: Draw
+
+    def write(
+        self, out: Tensor, inverse: Tensor | None, plain: Tensor | None, operand: str, first_location: int, first: int
+    ) -> None:
+        """Fills a scratch."""
+
+
+class Drawn(NamedTuple):
+    """The scratch as kernels take it: weights (places, stored, width), and the inverse of their sums."""
+
+    weights: Tensor
+    inverse: Tensor
 
 
 @dataclass
@@ -31,6 +51,11 @@ class Block:
     logits: Tensor | None
 
     @property
+    def drawn(self) -> Drawn:
+        """As kernels take it."""
+        return Drawn(self.weights, self.inverse)
+
+    @property
     def places(self) -> int:
         """Locations."""
         return self.weights.shape[0]
@@ -43,7 +68,7 @@ class Block:
 
 def width(b: int) -> int:
     """Examples in a scratch row: a power of two up to 128, then a multiple of 128."""
-    return config.power_of_two(max(16, b)) if b <= 128 else -(-b // 128) * 128
+    return shapes.power_of_two(max(16, b)) if b <= 128 else -(-b // 128) * 128
 
 
 def blocks(
@@ -52,7 +77,7 @@ def blocks(
     """The blocks of all rows, those of the same locations one after the other; with room for logits if asked for."""
     n, wide = sampler.draw.n, width(sampler.b)
     row_bytes = wide * dtype.itemsize + 12 + (8 * wide if attention else 0) + 4 * classes
-    budget = max(1, config.SCRATCH_BYTES // (row_bytes * ROWS))
+    budget = max(1, shapes.SCRATCH_BYTES // (row_bytes * ROWS))
     padded = -(-n // ROWS)
     chunk = min(padded, budget) * ROWS
     places = max(1, min(r, most_places, budget * ROWS // chunk))

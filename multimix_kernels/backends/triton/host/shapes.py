@@ -1,6 +1,6 @@
-"""Fixed configurations: tile shapes, warps and stages for each family of GPUs. `tune` tries others if asked to."""
+"""Fixed shapes of tiles, warps and stages for each family of GPUs. `tune` tries others if asked to."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 
@@ -8,8 +8,6 @@ import torch
 from torch import Tensor
 
 from .. import INTERPRET
-
-OPERANDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 def power_of_two(x: int) -> int:
@@ -20,11 +18,6 @@ def power_of_two(x: int) -> int:
 def unit(stride: int) -> int:
     """The largest of 16, 8, 4, 2 and 1 that divides a stride."""
     return next(u for u in (16, 8, 4, 2, 1) if stride % u == 0)
-
-
-def on_device(x: Tensor):
-    """Kernels are launched on the current device."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 @dataclass(frozen=True)
@@ -130,11 +123,6 @@ FAMILIES = {9: HOPPER, 10: BLACKWELL}  # by the major number of the compute capa
 _trial: list[Family] = []
 
 
-def options(warps: int, stages: int, hip: bool = torch.version.hip is not None) -> dict:
-    """Launch options. FP fusion is set, as its default depends on Triton; all registers may be used."""
-    return dict(num_warps=warps, num_stages=stages, enable_fp_fusion=True) | ({} if hip else dict(maxnreg=255))
-
-
 @cache
 def _family_of(device: torch.device) -> Family:
     if device.type != "cuda":
@@ -155,21 +143,3 @@ def on_trial(family: Family):
         yield
     finally:
         _trial.pop()
-
-
-def assembly(x: Tensor) -> bool:
-    """Whether kernels may contain PTX."""
-    return x.is_cuda and torch.version.hip is None and not INTERPRET
-
-
-def programs(x: Tensor) -> int:
-    """Multiprocessors."""
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
-
-
-def operand(x: Tensor) -> str:
-    """How matrix products read x: float32 by PyTorch's setting of their precision."""
-    # AMD's matrix instructions take float32 as it is.
-    if x.dtype == torch.float32 and x.is_cuda and not torch.version.hip:
-        return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "fp32"
-    return OPERANDS[x.dtype]

@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from ..host import shapes as config
+from . import device, shapes
 
 ENVIRONMENT_VARIABLE = "MULTIMIX_TRITON_TUNE"
 REPEATS = 5
@@ -21,24 +21,24 @@ GAIN = 0.97  # another configuration must take less than this of the time of the
 CHANGES = (dict(stages=1), dict(stages=3), dict(occupancy=2), dict(rows=64), dict(classes=64), dict(warps=4))
 
 Result = TypeVar("Result")
-chosen: dict[Hashable, config.Family] = {}
+chosen: dict[Hashable, shapes.Family] = {}
 
 
 def tuned(name: str, x: Tensor, b: int, n: int, flags: Hashable, run: Callable[[], Result]) -> Result:
     """run(), which has no side effects, under the configuration for operands like x, b examples and n rows."""
     if os.environ.get(ENVIRONMENT_VARIABLE) != "1":
         return run()
-    sizes = tuple(config.power_of_two(size) for size in (*x.shape, b, n))
+    sizes = tuple(shapes.power_of_two(size) for size in (*x.shape, b, n))
     key = (name, x.device, x.dtype, sizes, flags)
     if key not in chosen:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return run()
-        chosen[key] = _fastest(config.family(x), config.operand(x), run, x.device)
-    with config.on_trial(chosen[key]):
+        chosen[key] = _fastest(shapes.family(x), device.operand(x), run, x.device)
+    with shapes.on_trial(chosen[key]):
         return run()
 
 
-def neighbours(family: config.Family, operand: str) -> Iterator[config.Family]:
+def neighbours(family: shapes.Family, operand: str) -> Iterator[shapes.Family]:
     """Families that differ in one thing."""
     yield replace(family, fused_occupancy=2)
     for table in ("large", "two_accumulators", "soft"):
@@ -49,7 +49,7 @@ def neighbours(family: config.Family, operand: str) -> Iterator[config.Family]:
                 yield replace(family, **{table: shapes | {operand: changed}})
 
 
-def _fastest(family: config.Family, operand: str, run: Callable, device: torch.device) -> config.Family:
+def _fastest(family: shapes.Family, operand: str, run: Callable, device: torch.device) -> shapes.Family:
     best, least = family, measure(family, run, device)
     for candidate in neighbours(family, operand):
         seconds = measure(candidate, run, device)
@@ -58,12 +58,12 @@ def _fastest(family: config.Family, operand: str, run: Callable, device: torch.d
     return best
 
 
-def measure(family: config.Family, run: Callable, device: torch.device) -> float:
+def measure(family: shapes.Family, run: Callable, device: torch.device) -> float:
     """Seconds of the fastest of some runs after the first; infinite if it does not fit on the chip."""
     from triton.compiler.errors import CompilationError
     from triton.runtime.errors import OutOfResources
 
-    with config.on_trial(family):
+    with shapes.on_trial(family):
         try:
             run()
         except (OutOfResources, CompilationError):

@@ -1,137 +1,129 @@
 """Mixed cross-entropy in super-blocks of rows, for any number of classes and up to some hundred examples.
 
 With weights M (rows, b) in the scratch, scores S (b, c), smoothed targets Y (b, c) and A = S Y^T (b, b):
-  loss_k = T_k lse_k - M_k A M_k^T                 T_k = sum_i M_ki mass_i
-  dS     = M^T (T softmax) - (M^T M) Y             the second half once, in `reduce`
+  loss_k = sum_i M_ki (mass_i lse_k - (M A)_ki)      T_k = sum_i M_ki mass_i
+  dS     = M^T (T softmax) - (M^T M) Y               the second half once, in `sums`
   dM     = T softmax S^T - M A^T - M A + lse mass^T
-so no mixed target is ever formed. Scores are mixed twice, once for lse and once for the gradient.
+so no mixed target is ever formed. Scores are mixed twice, once for lse and once for the gradient; a third time in tiles
+of rows with a confident one, whose log-sum-exp is nearly its largest score.
 
 Cost per row: 2 products of 2 b c operations for the gradient, 1 for lse, 2 of 2 b b; 2 c exponentials; about 6
 lane-instructions, twice, for each of c scores. Bytes: the scratch, 2 b per row and pass, and S from the L2 cache.
 """
 
+from typing import NamedTuple
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ..host import shapes as config
-from ..host.blocks import blocks, width
+from ..host import device, shapes
+from ..host.blocks import Block, blocks, width
+from ..host.constants import LEAST, LOG2E, MASKED
+from ..products.columns import load_columns, mix_columns
 from ..products.dot import dot, round_operand
-from ..products.operands import load_padded, prepare
-from ..products.targets import Target, Upstream, upstream_arguments
-from ..sums import add_up, centre, fits, load_partial, store_partial
+from ..products.operands import Prepared, prepare
+from ..products.targets import Target, Upstream, row_factor
+from ..sums import add_partial, add_to_sum, add_up, balance, centre, fits, log_one_plus
 from ..weights.sample import Sampler
-from ..weights.stream import LEAST, LN2, LOG2E
 
 
-@triton.jit
-def mix_columns(weights_ptr, k, columns_ptr, x_example, x_class, j, kept_ptr, c,
-                WIDTH: tl.constexpr, DEPTH: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-                OPERAND: tl.constexpr, PACKED: tl.constexpr):  # fmt: skip
-    """weights (rows k, WIDTH) @ columns (WIDTH, columns j): (ROWS, COLUMNS), not yet divided by the weights' sums."""
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for start in range(0, WIDTH, DEPTH):
-        i = start + tl.arange(0, DEPTH)
-        w = tl.load(weights_ptr + k[:, None] * WIDTH + i[None, :])
-        s = load_padded(columns_ptr, x_example, x_class, i[:, None], j[None, :], kept_ptr, c, PACKED)
-        total = dot(w, round_operand(s, OPERAND), total, OPERAND)
-    return total
+class Rows(NamedTuple):
+    """What is known of rows, (places, stored) each, when their scores are mixed again.
+
+    2^(mixed scores * scale - level) is the softmax, of scores mixed by the weights of the scratch; for labels it is
+    T softmax over the sum of those weights. Rows without a target, or past the last, have an infinite level.
+    """
+
+    lse: Tensor
+    share: Tensor  # T
+    level: Tensor
+    scale: Tensor
+    score_sum: Tensor  # of mixed scores that are no masks, over classes
 
 
 @triton.jit(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first"])
 def normaliser_kernel(
-    scores_ptr, x_location, x_example, x_class, kept_ptr, on_target_ptr, score_sums_ptr, mass_ptr, keep, uniform_part,
-    weights_ptr, inverse_ptr, lse_ptr, share_ptr, level_ptr, scale_ptr, rows_ptr, sums_ptr,
+    scores, on_target, examples, keep, uniform_part, drawn, out, rows_ptr, sums_ptr,
     first_location, first, rows, stored, tiles, n, b, c,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr,
-    OPERAND: tl.constexpr, PACKED: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr,
+    OPERAND: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
-    """Of each row: log-sum-exp in units of ln 2, the target's share T, the loss; adds the sum over the tile to sums.
-
-    level and scale: 2^(mixed scores * scale - level) is the softmax, of scores mixed by the weights of the scratch; for
-    labels it is T softmax over the sum of those weights. Rows without a target, or past `rows`, have an infinite level.
-    """
+    """What Rows holds of each row, and the loss; adds the sum over the tile to sums."""
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k = place * stored + row
-    inverse = tl.load(inverse_ptr + k)
-    scale = tl.where(inverse == 0, 1.0, inverse * LOG2E)  # zero times -inf would be NaN
+    inverse = tl.load(drawn.inverse + k)
+    scale = tl.where(inverse == 0, 1.0, inverse * LOG2E)
     top = tl.full((R,), LEAST, tl.float32)
     z = tl.zeros((R,), tl.float32)
-    scores_ptr += place * x_location
     for start in range(0, c, CLASSES):
         j = start + tl.arange(0, CLASSES)
-        logits = mix_columns(
-            weights_ptr, k, scores_ptr, x_example, x_class, j, kept_ptr, c,
-            WIDTH, DEPTH, R, CLASSES, OPERAND, PACKED,
-        )  # fmt: skip
-        if start + CLASSES > c:  # a branch: the other tiles need no mask
-            logits = tl.where((j < c)[None, :], logits, float("-inf"))
-        higher = tl.maximum(top, tl.max(logits, 1) * scale)
-        z = z * tl.exp2(top - higher) + tl.sum(tl.exp2(logits * scale[:, None] - higher[:, None]), 1)
+        logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
+        higher = tl.maximum(top, tl.max(logits, 1))
+        level = higher * scale
+        z = z * tl.exp2((top - higher) * scale)
+        z += tl.sum(tl.exp2(logits * scale[:, None] - level[:, None]), 1)  # (R, CLASSES) -> (R,)
         top = higher
-    lse = top + tl.log2(z)
+    others = z - 1.0
+    if tl.min(z) < 1.125:  # a branch that rows of many examples hardly take
+        others = tl.where(z < 1.125, 0.0, others)
+        for start in range(0, c, CLASSES):
+            j = start + tl.arange(0, CLASSES)
+            logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
+            below = (logits < top[:, None]) & (z < 1.125)[:, None]
+            others += tl.sum(tl.where(below, tl.exp2((logits - top[:, None]) * scale[:, None]), 0.0), 1)
+    rest = log_one_plus(others)
+    lse = top * inverse + rest
+    loss = tl.zeros((R,), tl.float32)
     share = tl.zeros((R,), tl.float32)
-    on_target = tl.zeros((R,), tl.float32)
     score_sum = tl.zeros((R,), tl.float32)
-    a_ptr = on_target_ptr + place * (WIDTH * WIDTH)
+    flaw = tl.zeros((R,), tl.float32)
     for start in range(0, WIDTH, DEPTH):
         i = start + tl.arange(0, DEPTH)
         inside = i < b
-        mixed = (
-            mix_columns(weights_ptr, k, a_ptr, WIDTH, 1, i, kept_ptr, c, WIDTH, DEPTH, R, DEPTH, OPERAND, True)
-            * inverse[:, None]
-        )
-        w = tl.load(weights_ptr + k[:, None] * WIDTH + i[None, :]).to(tl.float32) * inverse[:, None]
-        on_target += tl.sum(w * mixed, 1)
-        share += tl.sum(w * tl.load(mass_ptr + i, mask=inside, other=0.0)[None, :], 1)
-        score_sum += tl.sum(w * tl.load(score_sums_ptr + place * b + i, mask=inside, other=0.0)[None, :], 1)
-    tl.store(lse_ptr + k, lse)
-    tl.store(share_ptr + k, share)
+        mixed = mix_columns(drawn.weights, k, on_target, place, i, c, WIDTH, DEPTH, R, DEPTH, OPERAND, False)
+        mass = tl.load(examples.mass + i, mask=inside, other=0.0)[None, :]
+        at = place * WIDTH + i
+        w = tl.load(drawn.weights + k[:, None] * WIDTH + i[None, :]).to(tl.float32) * inverse[:, None]  # (R, DEPTH)
+        # The largest score less that of the target, before they are rounded to anything larger: no less than zero.
+        if LABELS:
+            gap = tl.maximum(top[:, None] - mixed, 0.0) * inverse[:, None] * keep
+            of_target = mass * keep
+        else:
+            of_target = mass - uniform_part * c
+            gap = (of_target * top[:, None] - keep * mixed) * inverse[:, None]
+        if OPERAND != "fp16":
+            gap = tl.where(gap > -MASKED, float("inf"), gap)
+        loss += tl.sum(tl.where(w == 0, 0.0, w * (gap + of_target * rest[:, None])), 1)
+        share += tl.sum(w * mass, 1)
+        score_sum += tl.sum(w * tl.load(examples.sums + at)[None, :], 1)
+        flaw += tl.sum(tl.where(w == 0, 0.0, w * tl.load(examples.flaw + at)[None, :]), 1)
+    bad = tl.where(flaw == flaw, 0.0, flaw)  # NaN
+    tl.store(out.lse + k, lse)
+    tl.store(out.share + k, share)
     factor = share * inverse
-    level = lse - tl.log2(factor) if LABELS else lse  # probabilities may be negative
-    tl.store(level_ptr + k, tl.where((factor == 0) | (row >= rows), float("inf"), level))
-    tl.store(scale_ptr + k, scale)
+    level = top * scale + rest * LOG2E + bad
+    level = level - tl.log2(factor) if LABELS else level  # probabilities may be negative
+    tl.store(out.level + k, tl.where((factor == 0) | (row >= rows), float("inf"), level))
+    tl.store(out.scale + k, scale)
+    tl.store(out.score_sum + k, score_sum)
     spread = (share if LABELS else tl.where(inverse == 0, 0.0, 1.0)) * uniform_part
-    # In float32 on_target is that of scores less their mean over classes: less cancels.
-    if OPERAND == "fp32":
-        loss = share * (lse * LN2 - score_sum / c) - keep * on_target
-    else:
-        loss = share * (lse * LN2) - keep * on_target - spread * score_sum
+    loss += spread * tl.maximum(c * lse - score_sum, 0.0) + flaw + share * 0.0
     loss = tl.where(c == 1, share * 0.0, loss)
     loss = tl.where(row < rows, loss, 0.0)
-    if ROWS:
+    if rows_ptr is not None:
         at = (place + first_location) * n + first + row
         tl.store(rows_ptr + at, loss, mask=row < rows)
     add_to_sum(sums_ptr, loss)
 
 
-@triton.jit
-def add_to_sum(sums_ptr, loss):
-    """Adds the losses of a tile to the sum of all tiles with this program's number, launch by launch."""
-    at = sums_ptr + tl.program_id(0)
-    tl.store(at, tl.load(at) + tl.sum(loss).to(tl.float64))
-
-
-@triton.jit
-def row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, WEIGHTED: tl.constexpr):
-    """d loss / d row loss, up to a common factor."""
-    if WEIGHTED:
-        at = location * g_location + (first + row.to(tl.int64)) * g_row
-        factor = tl.load(grad_rows_ptr + at, mask=row < rows, other=0.0).to(tl.float32) / tl.load(grad_scale_ptr)
-    else:
-        factor = tl.where(row < rows, 1.0, 0.0)
-    return factor
-
-
 @triton.jit(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
 def gradient_kernel(
-    scores_ptr, x_location, x_example, x_class, kept_ptr, weights_ptr, inverse_ptr, share_ptr, level_ptr, scale_ptr,
-    grad_rows_ptr, g_location, g_row, grad_scale_ptr,
-    partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
+    scores, drawn, known, upstream, partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, HEIGHT: tl.constexpr,
-    OPERAND: tl.constexpr, PACKED: tl.constexpr, LABELS: tl.constexpr, WEIGHTED: tl.constexpr, FIRST: tl.constexpr,
-    IN_PLACE: tl.constexpr,
+    OPERAND: tl.constexpr, LABELS: tl.constexpr, FIRST: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """Adds a super-block to partial (places, splits, HEIGHT, WIDTH): (T softmax)^T M, and after `chunks` of it M^T M.
 
@@ -142,104 +134,190 @@ def gradient_kernel(
     chunk = tl.program_id(1)
     column = tl.program_id(2) * DEPTH + tl.arange(0, DEPTH)
     j = chunk * CLASSES + tl.arange(0, CLASSES)
-    total = load_partial(partial_ptr, place, j, column, b, c, FIRST, HEIGHT, WIDTH, IN_PLACE)
+    total = tl.zeros((CLASSES, DEPTH), tl.float32)
     location = place + first_location
     if chunk < chunks:
-        scores_ptr += place * x_location
         if WIDTH == DEPTH:  # the scores of these classes stay on chip
-            scores = load_padded(scores_ptr, x_example, x_class, column[None, :], j[:, None], kept_ptr, c, PACKED)
-            scores = round_operand(scores, OPERAND)
+            own_scores = load_columns(scores, place, column[None, :], j[:, None], c, WIDTH, False)  # (CLASSES, WIDTH)
+            own_scores = round_operand(own_scores, OPERAND)
         for tile in range(split, tl.cdiv(rows, R), splits):
             row = tile * R + tl.arange(0, R)
             k = place * stored + row
-            # Weights of a row that exists: zero times the -inf of a masked class would be NaN.
-            source = place * stored + tl.minimum(row, rows - 1)
-            own = tl.load(weights_ptr + source[:, None] * WIDTH + column[None, :])
+            source = place * stored + tl.minimum(row, rows - 1)  # weights of a row that exists
+            own = tl.load(drawn.weights + source[:, None] * WIDTH + column[None, :])  # (R, DEPTH)
             logits = tl.zeros((CLASSES, R), tl.float32)
             if WIDTH == DEPTH:
-                logits = dot(scores, tl.trans(own), logits, OPERAND)
+                logits = dot(own_scores, tl.trans(own), logits, OPERAND)
             else:
                 for start in range(0, WIDTH, DEPTH):
                     i = start + tl.arange(0, DEPTH)
-                    w = tl.load(weights_ptr + source[None, :] * WIDTH + i[:, None])
-                    s = load_padded(scores_ptr, x_example, x_class, i[None, :], j[:, None], kept_ptr, c, PACKED)
+                    w = tl.load(drawn.weights + source[None, :] * WIDTH + i[:, None])
+                    s = load_columns(scores, place, i[None, :], j[:, None], c, WIDTH, False)
                     logits = dot(round_operand(s, OPERAND), w, logits, OPERAND)
-            p = tl.exp2(logits * tl.load(scale_ptr + k)[None, :] - tl.load(level_ptr + k)[None, :])
+            p = tl.exp2(logits * tl.load(known.scale + k)[None, :] - tl.load(known.level + k)[None, :])  # (CLASSES, R)
             if not LABELS:
-                p *= (tl.load(share_ptr + k) * tl.load(inverse_ptr + k))[None, :]
-            if WEIGHTED:
-                above = row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, True)
-                p *= above[None, :]
+                p *= (tl.load(known.share + k) * tl.load(drawn.inverse + k))[None, :]
+            if upstream is not None:
+                p *= row_factor(upstream, location, first, row, rows)[None, :]
             total = dot(round_operand(p, OPERAND), own, total, OPERAND)
     else:
         i = (chunk - chunks) * CLASSES + tl.arange(0, CLASSES)
         for tile in range(split, tl.cdiv(rows, R), splits):
             row = tile * R + tl.arange(0, R)
             k = place * stored + row
-            inverse = tl.load(inverse_ptr + k)
-            factor = (
-                inverse
-                * inverse
-                * row_factor(grad_rows_ptr, g_location, g_row, grad_scale_ptr, location, first, row, rows, WEIGHTED)
-            )
-            other = tl.load(weights_ptr + k[None, :] * WIDTH + i[:, None], mask=(i < WIDTH)[:, None], other=0.0)
-            other = round_operand(other.to(tl.float32) * factor[None, :], OPERAND)
-            w = tl.load(weights_ptr + k[:, None] * WIDTH + column[None, :])
+            inverse = tl.load(drawn.inverse + k)
+            factor = inverse * inverse * row_factor(upstream, location, first, row, rows)
+            other = tl.load(drawn.weights + k[None, :] * WIDTH + i[:, None], mask=(i < WIDTH)[:, None], other=0.0)
+            other = round_operand(other.to(tl.float32) * factor[None, :], OPERAND)  # (CLASSES, R)
+            w = tl.load(drawn.weights + k[:, None] * WIDTH + column[None, :])
             total = dot(other, w, total, OPERAND)
-    store_partial(partial_ptr, total, place, j, column, b, c, HEIGHT, WIDTH, IN_PLACE)
+    add_partial(partial_ptr, total, place, j, column, b, c, FIRST, HEIGHT, WIDTH, IN_PLACE)
 
 
 @triton.jit(do_not_specialize=["stored", "rows", "tiles", "b", "c", "first_location", "first"])
 def weights_gradient_kernel(
-    scores_ptr, x_location, x_example, x_class, kept_ptr, on_target_ptr, score_sums_ptr, mass_ptr, keep, uniform_part,
-    weights_ptr, inverse_ptr, lse_ptr, share_ptr, grad_rows_ptr, g_location, g_row, grad_scale_ptr, out_ptr,
+    scores, both_ways, examples, keep, uniform_part, drawn, known, upstream, out_ptr,
     first_location, first, rows, stored, tiles, b, c,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr,
-    OPERAND: tl.constexpr, PACKED: tl.constexpr, LABELS: tl.constexpr, WEIGHTED: tl.constexpr,
+    OPERAND: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
-    """out (places, stored, WIDTH): d loss / d mu, up to what centring removes and a common factor."""
+    """out (places, stored, WIDTH): d loss / d mu, up to what centring removes and a common factor.
+
+    both_ways is A + A^T.
+    """
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k = place * stored + row
     i = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)
     inside = i < b
-    inverse, lse, share = tl.load(inverse_ptr + k), tl.load(lse_ptr + k), tl.load(share_ptr + k)
-    scores_ptr += place * x_location
-    mass = tl.load(mass_ptr + i, mask=inside, other=0.0)
-    sums = tl.load(score_sums_ptr + place * b + i, mask=inside, other=0.0)
-    mean = sums / c
+    inverse, lse, share = tl.load(drawn.inverse + k), tl.load(known.lse + k), tl.load(known.share + k)
+    mass = tl.load(examples.mass + i, mask=inside, other=0.0)
     total = tl.zeros((R, DEPTH), tl.float32)
-    score_sum = tl.zeros((R,), tl.float32)
     for start in range(0, c, CLASSES):
         j = start + tl.arange(0, CLASSES)
-        logits = mix_columns(
-            weights_ptr, k, scores_ptr, x_example, x_class, j, kept_ptr, c,
-            WIDTH, DEPTH, R, CLASSES, OPERAND, PACKED,
-        )  # fmt: skip
-        logits *= inverse[:, None]
-        score_sum += tl.sum(logits, 1)
-        p = tl.where((j < c)[None, :], tl.exp2(logits * LOG2E - lse[:, None]), 0.0) * share[:, None]
-        s = load_padded(scores_ptr, x_example, x_class, i[None, :], j[:, None], kept_ptr, c, PACKED)
-        if OPERAND == "fp32":
-            s = tl.where((j < c)[:, None], s - mean[None, :], 0.0)
+        logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
+        p = tl.exp2(logits * (inverse * LOG2E)[:, None] - (lse * LOG2E)[:, None]) * share[:, None]  # (R, CLASSES)
+        s = load_columns(scores, place, i[None, :], j[:, None], c, WIDTH, False)  # (CLASSES, DEPTH)
         total = dot(round_operand(p, OPERAND), round_operand(s, OPERAND), total, OPERAND)
-    a_ptr = on_target_ptr + place * (WIDTH * WIDTH)  # here A + A^T
-    both = mix_columns(weights_ptr, k, a_ptr, WIDTH, 1, i, kept_ptr, c, WIDTH, DEPTH, R, DEPTH, OPERAND, True)
+    both = mix_columns(drawn.weights, k, both_ways, place, i, c, WIDTH, DEPTH, R, DEPTH, OPERAND, False)
     total -= both * (inverse * keep)[:, None]
-    if OPERAND == "fp32":  # of scores less their mean over classes
-        total += (lse * LN2 - score_sum / c)[:, None] * mass[None, :]
+    if LABELS:
+        spread, spread_row = mass * uniform_part, share * uniform_part
     else:
-        if LABELS:
-            spread, spread_row = mass * uniform_part, share * uniform_part
-        else:
-            spread, spread_row = mass * 0.0 + uniform_part, tl.where(inverse == 0, 0.0, uniform_part)
-        total += (lse * LN2)[:, None] * mass[None, :]
-        total -= score_sum[:, None] * spread[None, :] + spread_row[:, None] * sums[None, :]
-    total *= row_factor(
-        grad_rows_ptr, g_location, g_row, grad_scale_ptr, place + first_location, first, row, rows, WEIGHTED
-    )[:, None]
+        spread, spread_row = mass * 0.0 + uniform_part, tl.where(inverse == 0, 0.0, uniform_part)
+    sums = tl.load(examples.sums + place * WIDTH + i)
+    total += lse[:, None] * mass[None, :]
+    total -= tl.load(known.score_sum + k)[:, None] * spread[None, :] + spread_row[:, None] * sums[None, :]
+    total *= row_factor(upstream, place + first_location, first, row, rows)[:, None]
     at = k[:, None] * WIDTH + i[None, :]
     tl.store(out_ptr + at, tl.where((c == 1) | ~inside[None, :], 0.0, total))
+
+
+class Plan:
+    """Tiles over rows, classes and examples, and how many locations go into a block."""
+
+    def __init__(self, scores: Tensor, operand: str) -> None:
+        _, b, c = scores.shape
+        family = shapes.family(scores)
+        self.operand, self.width = operand, width(b)
+        self.large, self.two = family.large[operand], family.two_accumulators[operand]
+        if not fits(c + self.width + 2 * self.large.classes, self.width):
+            self.large = self.two
+        self.depth = min(self.width, self.large.depth)
+        self.classes = min(shapes.power_of_two(max(16, c)), self.large.classes)
+        self.chunks, self.gram_chunks = triton.cdiv(c, self.classes), triton.cdiv(self.width, self.classes)
+        height = (self.chunks + self.gram_chunks) * self.classes
+        self.in_place = not fits(height, self.width)  # the gradient itself holds its partial sums
+        self.height = self.gram_chunks * self.classes if self.in_place else height
+        self.most = 1 if self.in_place else shapes.PARTIAL_BYTES // (4 * height * self.width)
+
+    @property
+    def tile(self) -> dict:
+        """Constants of a launch."""
+        sizes = dict(WIDTH=self.width, DEPTH=self.depth, R=self.large.rows, CLASSES=self.classes)
+        return sizes | dict(OPERAND=self.operand) | device.options(self.large.warps, self.large.stages)
+
+    @property
+    def small_tile(self) -> dict:
+        """The same where two accumulators are held."""
+        sizes = dict(WIDTH=self.width, DEPTH=min(self.width, self.two.depth), R=self.two.rows)
+        sizes |= dict(CLASSES=min(self.classes, self.two.classes), OPERAND=self.operand)
+        return sizes | device.options(self.two.warps, self.two.stages)
+
+
+class Normaliser:
+    """Log-sum-exps and losses, block by block; `sums` are those of the programs, in float64."""
+
+    def __init__(self, plan: Plan, target: Target, c: int, n: int, rows: Tensor | None) -> None:
+        self.plan, self.target, self.c, self.n, self.rows = plan, target, c, n, rows
+        self.sums: Tensor | None = None
+
+    def run(self, block: Block, ready: Prepared) -> Rows:
+        """What the gradients of this block need."""
+        target, tiles = self.target, block.stored // self.plan.large.rows
+        if self.sums is None:
+            self.sums = block.inverse.new_zeros((block.places * tiles,), dtype=torch.float64)
+        found = Rows(*block.inverse.new_empty((5, block.places, block.stored)).unbind())
+        normaliser_kernel[(block.places * tiles,)](
+            ready.scores, ready.on_target_columns, ready.examples, target.keep, target.uniform, block.drawn, found,
+            self.rows, self.sums, block.first_location, block.first, block.rows, block.stored, tiles, self.n,
+            target.values.shape[0], self.c, LABELS=target.by_label, **self.plan.tile,
+        )  # fmt: skip
+        return found
+
+
+class ScoresGradient:
+    """dS of some locations, added up over their blocks."""
+
+    def __init__(self, out: Tensor, plan: Plan, block: Block, target: Target, upstream: Upstream | None) -> None:
+        """out (L, b, c) is that of the locations of this first block."""
+        self.out, self.plan, self.target, self.upstream = out, plan, target, upstream
+        self.columns = plan.width // plan.depth
+        chunks = plan.chunks + plan.gram_chunks
+        splits = device.programs(out) * plan.large.occupancy // (block.places * chunks * self.columns)
+        tiles = block.stored // plan.large.rows
+        self.splits = 1 if plan.in_place else max(1, min(splits, plan.most // block.places, tiles))
+        self.partial = out.new_empty((block.places, self.splits, plan.height, plan.width))
+
+    def add(self, block: Block, ready: Prepared, known: Rows) -> None:
+        """The part of a block."""
+        plan, (_, b, c) = self.plan, self.out.shape
+        parts = [(self.partial, plan.chunks + plan.gram_chunks, plan.chunks)]
+        if plan.in_place:
+            parts = [(self.out, plan.chunks, plan.chunks), (self.partial, plan.gram_chunks, 0)]
+        for out, some, of_classes in parts:
+            gradient_kernel[(block.places * self.splits, some, self.columns)](
+                ready.scores, block.drawn, known, self.upstream, out, block.first_location, block.first, block.rows,
+                block.stored, self.splits, b, c, of_classes, HEIGHT=some * plan.classes, LABELS=self.target.by_label,
+                FIRST=block.first == 0, IN_PLACE=out is not self.partial, **plan.tile,
+            )  # fmt: skip
+
+    def finish(self, scores: Tensor, mass: Tensor, scale) -> None:
+        """Writes scale times the sum; there is no gradient where scores (L, b, c) are -inf."""
+        gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
+        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores)
+        balance(self.out, self.target)
+
+
+class WeightsGradient:
+    """d loss / d mu, and from it the attention's gradient, block by block."""
+
+    def __init__(self, out: Tensor, plan: Plan, target: Target, attention: Tensor, upstream: Upstream | None) -> None:
+        """out (r, b)."""
+        self.out, self.plan, self.target, self.attention, self.upstream = out, plan, target, attention, upstream
+        out.zero_()
+
+    def add(self, block: Block, ready: Prepared, known: Rows, c: int) -> None:
+        """The part of a block."""
+        plan, target, tiles = self.plan, self.target, block.stored // self.plan.two.rows
+        a = ready.on_target_columns
+        weights_gradient_kernel[(block.places * tiles, plan.width // min(plan.width, plan.two.depth))](
+            ready.scores, a._replace(pointer=a.pointer + a.pointer.mT), ready.examples, target.keep, target.uniform,
+            block.drawn, known, self.upstream, block.gradient, block.first_location, block.first, block.rows,
+            block.stored, tiles, target.values.shape[0], c, LABELS=target.by_label, **plan.small_tile,
+        )  # fmt: skip
+        here = slice(block.first_location, block.first_location + block.places)
+        centre(block, self.attention[here], self.out[here])
 
 
 def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Upstream | None, scale, gradient,
@@ -248,70 +326,27 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
 
     Returns the programs' sums of row losses, in float64, and the masses of the targets.
     """
-    r, b, c = scores.shape
-    wide, family = width(b), config.family(scores)
-    shape, two = family.large[operand], family.two_accumulators[operand]
-    if not fits(c + wide + 2 * shape.classes, wide):
-        shape = two
-    depth, classes = min(wide, shape.depth), min(config.power_of_two(max(16, c)), shape.classes)
-    chunks, gram_chunks = triton.cdiv(c, classes), triton.cdiv(wide, classes)
-    columns, whole = wide // depth, chunks + gram_chunks
-    in_place = not fits(whole * classes, wide)
-    most = 1 if in_place else config.PARTIAL_BYTES // (4 * whole * classes * wide)
-    new = sampler.draw.seed.new_empty
-    launch_options = config.options(shape.warps, shape.stages)
+    r, _, c = scores.shape
+    plan = Plan(scores, operand)
+    normaliser = Normaliser(plan, target, c, sampler.draw.n, rows)
+    by_weights = None
     if grad_attention is not None:
-        grad_attention.zero_()
-    sums, partial, gram = scores, scores, scores
-    with config.on_device(scores):
-        for block in blocks(sampler, r, scores.dtype, operand, grad_attention is not None, most):
-            tiles = block.stored // shape.rows
+        by_weights = WeightsGradient(grad_attention, plan, target, sampler.attention, upstream)
+    with device.on_device(scores):
+        for block in blocks(sampler, r, scores.dtype, operand, by_weights is not None, plan.most):
             here = slice(block.first_location, block.first_location + block.places)
             if block.first == 0:
-                if block.first_location == 0:
-                    sums = new((block.places * tiles,), dtype=torch.float64).zero_()
-                ready = prepare(scores[here], target, sampler.left_out, wide, chunks * classes, operand, on_target=True)
-            sizes = dict(WIDTH=wide, DEPTH=depth, CLASSES=classes, OPERAND=operand, PACKED=ready.packed)
-            lse, share, level, scales = new((4, block.places, block.stored), dtype=torch.float32).unbind()
-            place = (block.first_location, block.first, block.rows, block.stored)
-            source = (ready.scores, ready.place_stride, *ready.strides, ready.kept)
-            masses = (ready.sums, ready.mass, target.keep, target.uniform)
-            drawn, softmax = (block.weights, block.inverse), (level, scales)
-            normaliser_kernel[(block.places * tiles,)](
-                *source, ready.on_target, *masses, *drawn, lse, share, *softmax, lse if rows is None else rows, sums,
-                *place, tiles, sampler.draw.n, b, c, **sizes, R=shape.rows, LABELS=target.by_label,
-                ROWS=rows is not None, **launch_options,
-            )  # fmt: skip
-            from_above = upstream_arguments(upstream, lse)
+                stored = plan.chunks * plan.classes
+                ready = prepare(scores[here], target, sampler.left_out, plan.width, stored, operand, on_target=True)
+            known = normaliser.run(block, ready)
             if gradient is not None:
                 if block.first == 0:
-                    splits = config.programs(scores) * shape.occupancy // (block.places * whole * columns)
-                    splits = 1 if in_place else max(1, min(splits, most // block.places, tiles))
-                    height = gram_chunks if in_place else whole
-                    partial = new((block.places, splits, height * classes, wide), dtype=torch.float32)
-                    gram = partial[:, :, -gram_chunks * classes :]
-                parts = [(partial, whole, chunks)]
-                if in_place:
-                    parts = [(gradient[here], chunks, chunks), (partial, gram_chunks, 0)]
-                for out, some, of_classes in parts:
-                    gradient_kernel[(block.places * splits, some, columns)](
-                        *source, *drawn, share, *softmax, *from_above, out, *place, splits, b, c, of_classes, **sizes,
-                        R=shape.rows, HEIGHT=some * classes, LABELS=target.by_label, WEIGHTED=upstream is not None,
-                        FIRST=block.first == 0, IN_PLACE=out is not partial, **launch_options,
-                    )  # fmt: skip
+                    by_scores = ScoresGradient(gradient[here], plan, block, target, upstream)
+                by_scores.add(block, ready, known)
                 if block.last:
-                    out = gradient[here]
-                    add_up(out if in_place else partial, out, scale, gram, target, ready.mass)
-            if grad_attention is not None:
-                both = ready.on_target + ready.on_target.mT
-                two_depth, tiles = min(wide, two.depth), block.stored // two.rows
-                sizes |= dict(DEPTH=two_depth, CLASSES=min(classes, two.classes))
-                weights_gradient_kernel[(block.places * tiles, wide // two_depth)](
-                    *source, both, *masses, *drawn, lse, share, *from_above, block.gradient, *place, tiles, b, c,
-                    **sizes, R=two.rows, LABELS=target.by_label, WEIGHTED=upstream is not None,
-                    **config.options(two.warps, two.stages),
-                )  # fmt: skip
-                centre(block, sampler.attention[here], grad_attention[here])
+                    by_scores.finish(scores[here], ready.examples.mass, scale)
+            if by_weights is not None:
+                by_weights.add(block, ready, known, c)
     if grad_attention is not None:
         grad_attention *= scale
-    return sums, ready.mass
+    return normaliser.sums, ready.examples.mass

@@ -9,9 +9,10 @@ bytes per pass and about 24 c bytes, from the L2 cache.
 
 import triton
 
-from ..host import shapes as config
+from ..host import device, shapes
 from ..host.blocks import blocks
-from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, pack, sizes_for
+from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, sizes_for
+from ..products.operands import prepare
 from ..products.targets import Target, Upstream
 from ..soft import launch_block, new_sums, target_for
 from ..sums import centre
@@ -25,7 +26,7 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
     Returns the programs' sums of row losses, in float64, and the masses of the targets.
     """
     r, b, c = scores.shape
-    family, want_weights = config.family(scores), grad_attention is not None
+    family, want_weights = shapes.family(scores), grad_attention is not None
     sizes = sizes_for(family.two_accumulators, operand, b, c)  # their operands are float32: small tiles
     height = triton.cdiv(c, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
@@ -33,18 +34,19 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
     if want_weights:
         grad_attention.zero_()
     sums = None
-    with config.on_device(scores):
-        classes = min(config.power_of_two(max(16, c)), soft.classes)
+    with device.on_device(scores):
+        classes = min(shapes.power_of_two(max(16, c)), soft.classes)
         ready = target_for(target, sampler.left_out, sizes.width, c, classes, scores.dtype)
         for block in blocks(sampler, r, scores.dtype, operand, want_weights, most, c):
             here = slice(block.first_location, block.first_location + block.places)
             sums = new_sums(block, soft.rows) if sums is None else sums
             if block.first == 0:
-                values = pack(scores[here], sampler.left_out, sizes.width, height)
+                # NaN stays: the product sees it, and what it may leave out.
+                values = prepare(scores[here], target, sampler.left_out, sizes.width, height, operand, nan=True).scores
             logits = block.logits
             if logits is None:
                 raise ValueError("block: has no room for logits")
-            launch_mix(values, block, logits, sizes, 0, 0)
+            launch_mix(values, block, logits, sizes, 0, 0, sampler.zeros, scores=True)
             launch_block(
                 logits, 0, 0, target, ready, block, sampler, operand, rows, sums, upstream, 1.0,
                 None if gradient is None and not want_weights else logits,
@@ -55,10 +57,10 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                     total = ValuesGradient(gradient[here], sizes, block, most)
                 total.add(logits, block, 0, 0)
                 if block.last:
-                    total.finish(scale)
+                    total.finish(scale, scores[here])
             if want_weights:
                 launch_weights_gradient(logits, values, block, sizes, 0, 0, add=True)
                 centre(block, sampler.attention[here], grad_attention[here])
     if want_weights:
         grad_attention *= scale
-    return sums, ready.mass
+    return sums, ready.examples.mass

@@ -15,28 +15,25 @@ import torch
 import triton
 import triton.language as tl
 
-from ..host import shapes as config
-from ..mixed.large import row_factor
+from ..host import device, shapes
+from ..host.constants import LOG2E, MASKED
 from ..products.dot import dot, round_operand
 from ..products.operands import prepare
-from ..products.targets import Target, Upstream, upstream_arguments
-from ..sums import add_up
+from ..products.targets import Target, Upstream, row_factor
+from ..sums import add_up, log_one_plus
 from ..weights.sample import Sampler
-from ..weights.stream import LN2, LOG2E, pair_index
-from ..weights.tile import as_rows, draw_tile, load_pair, row_sum
+from ..weights.stream import pair_index
+from ..weights.tile import as_rows, draw_tile, load_pair, not_too_small, row_sum
 
 INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def mixed_small_kernel(
-    scores_ptr, targets_ptr, mass_ptr, keep, uniform_part, grad_rows_ptr, g_location, g_row, grad_scale_ptr,
-    rows_ptr, sums_ptr, partial_ptr,
-    first_location, splits, c,
-    seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, row_offset, n, b, m, low, low_rest, high, high_rest,
+    scores_ptr, targets_ptr, mass_ptr, flaw_ptr, keep, uniform_part, upstream, rows_ptr, sums_ptr, partial_ptr,
+    first_location, splits, c, draw, row_offset, n, b, m,
     E: tl.constexpr, R: tl.constexpr, G: tl.constexpr, CLASSES: tl.constexpr,
-    KIND: tl.constexpr, ATTENTION: tl.constexpr, IGNORED: tl.constexpr,
-    OPERAND: tl.constexpr, LABELS: tl.constexpr, ROWS: tl.constexpr, GRADIENT: tl.constexpr, WEIGHTED: tl.constexpr,
+    KIND: tl.constexpr, OPERAND: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
     """Loss sums (places, splits), or row losses (r, n); gradients (places, splits, CLASSES, B) up to a factor.
 
@@ -49,50 +46,60 @@ def mixed_small_kernel(
     j = tl.arange(0, CLASSES)[:, None]
     operands = j * B + tl.arange(0, B)[None, :]
     scores_ptr += place * (B * CLASSES)
-    mass_even, mass_odd = load_pair(mass_ptr, pair_index(E, G), b)
+    # A label that does not exist makes every row NaN; an example with NaN those that it has a weight in.
+    example = tl.arange(0, B)
+    flaw_ptr += place * B
+    flaw = tl.sum(tl.load(mass_ptr + example)) * 0.0
+    if draw.attention is None:
+        flaw += tl.sum(tl.load(flaw_ptr + example))
     total_loss = tl.zeros((R,), tl.float32)
     gradient = tl.zeros((CLASSES, B), tl.float32)
     first = split.to(tl.int64) * R
     while first < n:
         k = first + tl.arange(0, R)
         even, odd, _, _ = draw_tile(
-            seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, location, k, row_offset, n, b, m,
-            low, low_rest, high, high_rest, E, R, G, KIND, False, False, ATTENTION, IGNORED,
-            False, False,
-        )  # fmt: skip
-        even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)
-        even_wide, odd_wide = even.to(tl.float32), odd.to(tl.float32)
+            draw, location, k, row_offset, n, b, m, E, R, G, KIND, SUBSET=False, WHOLE=False, ASSEMBLY=False
+        )
+        if draw.attention is not None:
+            even, odd = not_too_small(even), not_too_small(odd)
+        even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)  # (E, R, G)
         # The sum is that of the rounded weights, so that rounding leaves no bias.
-        total = row_sum(even_wide, odd_wide)
+        total = row_sum(even.to(tl.float32), odd.to(tl.float32))  # (R,)
         inverse = tl.where(total == 0, 0.0, 1.0 / tl.where(total == 0, 1.0, total))
-        mass = row_sum(even_wide * mass_even, odd_wide * mass_odd) * inverse
-        # Rows without weights have no gradient; zero times the -inf of a masked class would be NaN there.
-        empty = tl.reshape(total == 0, (1, R, 1))
-        one = tl.full((), 1.0, even.dtype)
-        weights = as_rows(tl.where(empty, one, even), tl.where(empty, one, odd), E, R, G)
+        weights = as_rows(even, odd, E, R, G)  # (R, B)
         # Read in the loop, from the first-level cache: kept outside they would be kept in registers.
-        scores = round_operand(tl.load(scores_ptr + operands), OPERAND)
+        scores = round_operand(tl.load(scores_ptr + operands), OPERAND)  # (CLASSES, B)
         targets = round_operand(tl.load(targets_ptr + operands), OPERAND)
         zeros = tl.zeros((CLASSES, R), tl.float32)
-        logits = dot(scores, tl.trans(weights), zeros, OPERAND) * tl.where(total == 0, 1.0, inverse)[None, :]
-        mixed = dot(targets, tl.trans(weights), zeros, OPERAND) * (inverse * keep)[None, :]
-        spread = (mass if LABELS else tl.where(total == 0, 0.0, 1.0)) * uniform_part
-        mixed = tl.where(j < c, mixed + spread[None, :], 0.0)
-        shifted = logits - tl.max(tl.where(j < c, logits, float("-inf")), 0)[None, :]
-        exponential = tl.where(j < c, tl.exp2(shifted * LOG2E), 0.0)
-        z = tl.sum(exponential, 0)
-        loss = tl.sum(tl.where(mixed != 0, mixed * ((tl.log2(z) * LN2)[None, :] - shifted), 0.0), 0)
-        loss = tl.where(k < n, loss + mass * 0.0, 0.0)  # a label that does not exist has a NaN mass
-        if ROWS:
+        logits = dot(scores, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
+        mixed = dot(targets, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
+        of_targets = tl.sum(mixed, 0)  # (R,), to all digits the largest if there is one
+        known = of_targets if LABELS else tl.where(total == 0, 0.0, 1.0)
+        mass = of_targets * keep + known * (uniform_part * c)
+        mixed = mixed * keep + tl.where(j < c, uniform_part, 0.0) * known[None, :]
+        shifted = logits - tl.max(logits, 0)[None, :]
+        if OPERAND != "fp16":
+            shifted = tl.where(logits < MASKED, float("-inf"), shifted)
+        exponential = tl.exp2(shifted * LOG2E)
+        # Beside the largest, so that small ones keep their digits.
+        largest = shifted >= 0
+        others = tl.sum(tl.where(largest, 0.0, exponential), 0) + (tl.sum(tl.where(largest, 1.0, 0.0), 0) - 1.0)
+        loss = tl.sum(tl.where(mixed != 0, mixed * (log_one_plus(others)[None, :] - shifted), 0.0), 0)
+        row_flaw = flaw
+        if draw.attention is not None:
+            flaw_even, flaw_odd = load_pair(flaw_ptr, pair_index(E, G), b)
+            row_flaw += row_sum(tl.where(even == 0, 0.0, flaw_even), tl.where(odd == 0, 0.0, flaw_odd))
+        loss = tl.where(k < n, loss + row_flaw, 0.0)
+        if rows_ptr is not None:
             tl.store(rows_ptr + location.to(tl.int64) * n + k, loss, mask=k < n)
         total_loss += loss
-        if GRADIENT:
+        if partial_ptr is not None:
             factor = tl.where(c == 1, 0.0, inverse)  # one class: exactly nothing, whatever the rounding
-            if WEIGHTED:
-                factor *= row_factor(
-                    grad_rows_ptr, g_location, g_row, grad_scale_ptr, location.to(tl.int64), 0, k, n, True
-                )
-            delta = (exponential * (mass / z)[None, :] - mixed) * factor[None, :]
+            if upstream is not None:
+                factor *= row_factor(upstream, location.to(tl.int64), 0, k, n)
+            factor = factor / (1.0 + others) + tl.where(row_flaw == row_flaw, 0.0, row_flaw)
+            # mass softmax - mixed, without the difference of two numbers near one.
+            delta = (exponential * mass[None, :] - mixed - mixed * others[None, :]) * factor[None, :]
             rounded = round_operand(delta, OPERAND)
             gradient = dot(rounded, weights, gradient, OPERAND)
             if OPERAND == "bf16":  # 8 bits of the logits' gradient are too few, and this product is cheap here
@@ -100,7 +107,7 @@ def mixed_small_kernel(
                 gradient = dot(rest, weights, gradient, OPERAND)
         first += splits.to(tl.int64) * R
     tl.store(sums_ptr + tl.program_id(0), tl.sum(total_loss).to(tl.float64))
-    if GRADIENT:
+    if partial_ptr is not None:
         at = tl.program_id(0).to(tl.int64) * (CLASSES * B)
         columns = tl.arange(0, CLASSES)[:, None] * B + tl.arange(0, B)[None, :]
         tl.store(partial_ptr + at + columns, gradient)
@@ -112,18 +119,16 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
     Returns the programs' sums of row losses, in float64, and the masses of the targets.
     """
     r, b, c = scores.shape
-    shape = config.family(scores).mixed_small(b, c, operand)
-    flags = dict(sampler.flags)
-    if shape is None or flags.pop("SUBSET") or flags.pop("PER_EXAMPLE"):
+    shape = shapes.family(scores).mixed_small(b, c, operand)
+    if shape is None or sampler.subset or sampler.draw.alpha is not None:
         raise ValueError(f"scores: {b} examples and {c} classes of this draw do not fit on chip")
     classes, width = shape.classes, 2 * shape.pair.registers * shape.pair.groups
-    places = min(r, max(1, config.PARTIAL_BYTES // (4 * classes * width)))
+    places = min(r, max(1, shapes.PARTIAL_BYTES // (4 * classes * width)))
     tiles = triton.cdiv(sampler.draw.n, shape.pair.rows)
-    splits = max(1, min(tiles, config.programs(scores) * shape.occupancy // places))
+    splits = max(1, min(tiles, device.programs(scores) * shape.occupancy // places))
     sums = scores.new_empty((r * splits,), dtype=torch.float64)
-    partial = sums if gradient is None else scores.new_empty((places, splits, classes, width), dtype=torch.float32)
-    from_above = upstream_arguments(upstream, sums)
-    with config.on_device(scores):
+    partial = None if gradient is None else scores.new_empty((places, splits, classes, width), dtype=torch.float32)
+    with device.on_device(scores):
         for first in range(0, r, places):
             here = slice(first, min(first + places, r))
             count = here.stop - first
@@ -131,12 +136,11 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
                 scores[here], target, sampler.left_out, width, classes, operand, transposed=True, targets=scores.dtype
             )
             mixed_small_kernel[(count * splits,)](
-                ready.scores, ready.targets, ready.mass, target.keep, target.uniform, *from_above,
-                sums if rows is None else rows, sums[first * splits :], partial, first, splits, c, *sampler.arguments(),
-                shape.pair.registers, shape.pair.rows, shape.pair.groups, classes, **flags, OPERAND=operand,
-                LABELS=target.by_label, ROWS=rows is not None, GRADIENT=gradient is not None,
-                WEIGHTED=upstream is not None, **config.options(shape.pair.warps, 1)
+                ready.scores.pointer, ready.targets.pointer, ready.examples.mass, ready.examples.flaw, target.keep,
+                target.uniform, upstream, rows, sums[first * splits :], partial, first, splits, c,
+                sampler.names, *sampler.counts, shape.pair.registers, shape.pair.rows, shape.pair.groups, classes,
+                sampler.kind, operand, target.by_label, **device.options(shape.pair.warps, 1),
             )  # fmt: skip
             if gradient is not None:
-                add_up(partial[:count], gradient[here], scale)
-    return sums, ready.mass
+                add_up(partial[:count], gradient[here], scale, scores=scores[here])
+    return sums, ready.examples.mass

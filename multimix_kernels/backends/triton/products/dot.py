@@ -3,7 +3,7 @@
 import triton
 import triton.language as tl
 
-from ..weights.stream import INTERPRET
+from ..host.constants import INTERPRET
 
 
 @triton.jit

@@ -1,6 +1,10 @@
 """The targets of a loss, and what its rows count."""
 
+from typing import NamedTuple
+
 import torch
+import triton
+import triton.language as tl
 from torch import Tensor
 
 
@@ -16,18 +20,27 @@ class Target:
         self.values = target.contiguous() if self.by_label else target
 
 
-class Upstream:
+class Upstream(NamedTuple):
     """d loss / d rows (r, n), which goes into products relative to its largest, `scale`."""
 
-    def __init__(self, grad_rows: Tensor) -> None:
-        largest = torch.linalg.vector_norm(grad_rows, torch.inf, dtype=torch.float32).reshape(1)
-        self.rows, self.scale = grad_rows, torch.where(largest > 0, largest, 1.0)
-
-    def arguments(self) -> tuple:
-        """The arguments grad_rows_ptr ... grad_scale_ptr of a kernel."""
-        return self.rows, *self.rows.stride(), self.scale
+    rows: Tensor
+    location: int  # strides
+    row: int
+    scale: Tensor
 
 
-def upstream_arguments(upstream: Upstream | None, unused: Tensor) -> tuple:
-    """The same, also where every row counts the same."""
-    return (unused, 0, 0, unused) if upstream is None else upstream.arguments()
+def upstream_of(grad_rows: Tensor) -> Upstream:
+    """As kernels take it."""
+    largest = torch.linalg.vector_norm(grad_rows, torch.inf, dtype=torch.float32).reshape(1)
+    return Upstream(grad_rows, *grad_rows.stride(), torch.where(largest > 0, largest, 1.0))
+
+
+@triton.jit
+def row_factor(upstream, location, first, row, rows):
+    """d loss / d row loss, up to a common factor; zero past `rows`. upstream None: every row counts the same."""
+    if upstream is None:
+        factor = tl.where(row < rows, 1.0, 0.0)
+    else:
+        at = location * upstream.location + (first + row.to(tl.int64)) * upstream.row
+        factor = tl.load(upstream.rows + at, mask=row < rows, other=0.0).to(tl.float32) / tl.load(upstream.scale)
+    return factor

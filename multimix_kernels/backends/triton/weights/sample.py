@@ -13,46 +13,46 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from ...contract import Draw
-from ..host import shapes as config
+from ..host import device, shapes
 from ..products.dot import round_operand
-from ..weights.stream import ACCURATE, HARDWARE, LOG_SPACE
-from ..weights.tile import as_rows, draw_tile, row_sum
+from .stream import ACCURATE, HARDWARE, LOG_SPACE
+from .tile import DrawNames, as_rows, draw_tile, not_too_small, row_sum
 
+# The least concentrations at which weights keep 1e-5 with float32 logarithms, and with a GPU's approximate ones.
+ACCURATE_FROM, HARDWARE_FROM = 0.3, 0.4
 INTEGERS = ["first_location", "first", "stored", "tiles", "n", "m", "row_offset"]
 
 
 @triton.jit(do_not_specialize=INTEGERS)
 def sample_kernel(
-    out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles,
-    seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, row_offset, n, b, m, low, low_rest, high, high_rest,
-    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
-    KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr, SUBSET: tl.constexpr,
-    ATTENTION: tl.constexpr, IGNORED: tl.constexpr,
-    OPERAND: tl.constexpr, SCRATCH: tl.constexpr, PLAIN: tl.constexpr, WIDTH: tl.constexpr, ASSEMBLY: tl.constexpr,
+    out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset, n, b, m,
+    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, SUBSET: tl.constexpr,
+    OPERAND: tl.constexpr, WIDTH: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Rows first ... first + stored - 1 of the locations first_location ... of the draw.
 
     Scratch rows are WIDTH wide with zeros past b, hold the weights as operands of matrix products, and come with the
-    inverse of their sums, so that rounding leaves no bias. PLAIN also writes mu's derivative by the attention.
+    inverse of their sums, so that rounding leaves no bias. plain_ptr: also mu's derivative by the attention.
     """
     place = tl.program_id(0) // tiles
     k = (tl.program_id(0) % tiles).to(tl.int64) * R + tl.arange(0, R)
     even, odd, plain_even, plain_odd = draw_tile(
-        seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, place + first_location, k + first, row_offset, n, b, m,
-        low, low_rest, high, high_rest, E, R, C, KIND, PER_EXAMPLE, SUBSET, ATTENTION, IGNORED,
-        True, ASSEMBLY,
+        draw, place + first_location, k + first, row_offset, n, b, m, E, R, C, KIND, SUBSET,
+        WHOLE=True, ASSEMBLY=ASSEMBLY,
     )  # fmt: skip
     i = tl.arange(0, 2 * E * C)[None, :]
-    width = WIDTH if SCRATCH else b
+    width = b if inverse_ptr is None else WIDTH
     at = (place.to(tl.int64) * stored + k)[:, None] * width
     inside = (k < stored)[:, None] & (i < width)
-    even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)
+    if inverse_ptr is not None and (draw.attention is not None or KIND == LOG_SPACE):
+        even, odd = not_too_small(even), not_too_small(odd)
+    even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)  # (E, R, C)
     tl.store(out_ptr + at + i, as_rows(even, odd, E, R, C), mask=inside)
-    if SCRATCH:
+    if inverse_ptr is not None:
         total = row_sum(even.to(tl.float32), odd.to(tl.float32))
         inverse = tl.where(total == 0, 0.0, 1.0 / tl.where(total == 0, 1.0, total))
         tl.store(inverse_ptr + place.to(tl.int64) * stored + k, inverse, mask=k < stored)
-    if PLAIN:
+    if plain_ptr is not None:
         tl.store(plain_ptr + at + i, as_rows(plain_even, plain_odd, E, R, C), mask=inside)
 
 
@@ -61,39 +61,42 @@ class Sampler:
 
     def __init__(self, b: int, attention: Tensor | None, ignored: Tensor | None, draw: Draw) -> None:
         self.b, self.draw = b, draw
-        placeholder = draw.seed
-        self.attention = placeholder if attention is None else attention.to(torch.float32).contiguous()
+        self.attention = None if attention is None else attention.to(torch.float32).contiguous()
         self.left_out = None if ignored is None else ignored.contiguous().view(torch.int8)
+        self.kind, self.subset = _kind(draw), draw.m < b
         # Two examples to a word, as kernels draw them.
-        self.ignored = placeholder if self.left_out is None else _even(self.left_out).view(torch.int16)
-        self.flags = dict(
-            KIND=_kind(draw), PER_EXAMPLE=draw.alpha is not None, SUBSET=draw.m < b,
-            ATTENTION=attention is not None, IGNORED=ignored is not None,
-        )  # fmt: skip
-
-    def arguments(self) -> tuple:
-        """The arguments seed_ptr ... high_rest of a kernel."""
-        draw = self.draw
-        alpha = draw.seed if draw.alpha is None else draw.alpha.contiguous()
+        words = None if self.left_out is None else _even(self.left_out).view(torch.int16)
+        alpha = None if draw.alpha is None else draw.alpha.contiguous()
         low, high = struct.unpack("2f", struct.pack("2f", draw.low, draw.high))
-        return (
-            draw.seed, alpha, self.attention, self.ignored, draw.row_offset, draw.n, self.b, draw.m,
-            low, draw.low - low, high, draw.high - high,
-        )  # fmt: skip
+        self.names = DrawNames(draw.seed, alpha, self.attention, words, low, draw.low - low, high, draw.high - high)
+
+    @property
+    def counts(self) -> tuple[int, int, int, int]:
+        """The arguments row_offset ... m of a kernel."""
+        return self.draw.row_offset, self.draw.n, self.b, self.draw.m
+
+    @property
+    def zeros(self) -> bool:
+        """Whether weights of examples that are not ignored may be zero."""
+        return self.subset or self.attention is not None
+
+    @property
+    def flags(self) -> tuple:
+        """What decides on the kernel that draws."""
+        return self.kind, self.subset, *(x is None for x in self.names[1:4])
 
     def write(
         self, out: Tensor, inverse: Tensor | None, plain: Tensor | None, operand: str, first_location: int, first: int
     ) -> None:
         """Fills out (L, N, width) from the given location and row; with `inverse` (L, N) it is a scratch."""
         places, stored, width = out.shape
-        shape = config.family(out).sampler(width, self.flags["KIND"] == LOG_SPACE.value)
-        with config.on_device(out):
+        shape = shapes.family(out).sampler(width, self.kind == LOG_SPACE.value)
+        with device.on_device(out):
             tiles = triton.cdiv(stored, shape.rows)
             sample_kernel[(tiles * places,)](
-                out, out if inverse is None else inverse, out if plain is None else plain,
-                first_location, first, stored, tiles, *self.arguments(), shape.registers, shape.rows, shape.groups,
-                **self.flags, OPERAND=operand, SCRATCH=inverse is not None, PLAIN=plain is not None, WIDTH=width,
-                ASSEMBLY=config.assembly(out), **config.options(shape.warps, 1)
+                out, inverse, plain, first_location, first, stored, tiles, self.names, *self.counts,
+                shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand, width,
+                device.assembly(out), **device.options(shape.warps, 1),
             )  # fmt: skip
 
 
@@ -102,14 +105,15 @@ def _even(x: Tensor) -> Tensor:
 
 
 def _kind(draw: Draw) -> int:
-    if draw.alpha is not None or draw.low < 0.3:
+    if draw.alpha is not None or draw.low < ACCURATE_FROM:
         return LOG_SPACE.value  # values on the device cannot be looked at: the widest arithmetic
-    return ACCURATE.value if draw.high > 4 or torch.version.hip else HARDWARE.value
+    accurate = draw.low < HARDWARE_FROM or draw.high > 4 or torch.version.hip
+    return ACCURATE.value if accurate else HARDWARE.value
 
 
 def sample(b, r, dtype, attention, ignored, *draw):
     """Interpolation weights (r, n, b)."""
     sampler = Sampler(b, attention, ignored, Draw(*draw))
     out = sampler.draw.seed.new_empty((r, sampler.draw.n, b), dtype=dtype)
-    sampler.write(out, None, None, config.OPERANDS[dtype], 0, 0)
+    sampler.write(out, None, None, device.OPERANDS[dtype], 0, 0)
     return out

@@ -14,7 +14,7 @@ for generating gamma variables" (ACM TOMS 26, 2000).
 import triton
 import triton.language as tl
 
-from ... import triton as package
+from ..host.constants import INTERPRET, LN2, LOG2E, TINY
 
 GAMMA = tl.constexpr(0)
 CONCENTRATION = tl.constexpr(16)
@@ -26,15 +26,6 @@ MAX_ATTEMPTS = tl.constexpr(16)
 HARDWARE = tl.constexpr(0)
 ACCURATE = tl.constexpr(1)
 LOG_SPACE = tl.constexpr(2)
-
-LN2 = tl.constexpr(0.6931471805599453)
-LOG2E = tl.constexpr(1.4426950408889634)
-TINY = tl.constexpr(1.1754943508222875e-38)
-LEAST = tl.constexpr(-3e38)  # a maximum to begin with: -inf less -inf would be NaN
-LOWEST = tl.constexpr(-1e30)  # of a masked class, whose target of zero it is multiplied by
-
-
-INTERPRET = tl.constexpr(package.INTERPRET)
 
 
 @triton.jit

@@ -4,10 +4,33 @@ The tile is that of `stream.gamma_pairs`, (E, R, C) for the even and for the odd
 both. Cost per weight beside its gamma: 3 lane-instructions; with attention 4 more, in subsets (m < b) about 100 more.
 """
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
+from torch import Tensor
 
-from ..weights.stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
+from ..host.constants import LEAST_WEIGHT
+from .stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
+
+
+class DrawNames(NamedTuple):
+    """What names the weights of a draw, but for its counts."""
+
+    seed: Tensor
+    alpha: Tensor | None  # (b,)
+    attention: Tensor | None  # (r, b)
+    ignored: Tensor | None  # int16, two examples to a word
+    low: float  # the bounds of alpha as float32, and the rest of their float64
+    low_rest: float
+    high: float
+    high_rest: float
+
+
+@triton.jit
+def not_too_small(weight):
+    """A weight that is not zero, large enough to be seen times a mask."""
+    return tl.where(weight > 0, tl.maximum(weight, LEAST_WEIGHT), weight)
 
 
 @triton.jit
@@ -88,18 +111,15 @@ def load(pointer, ASSEMBLY: tl.constexpr):
 
 @triton.jit
 def draw_tile(
-    seed_ptr, alpha_ptr, attention_ptr, ignored_ptr, location, k, row_offset, n, b, m,
-    low, low_rest, high, high_rest,
-    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
-    KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr, SUBSET: tl.constexpr,
-    ATTENTION: tl.constexpr, IGNORED: tl.constexpr, WHOLE: tl.constexpr, ASSEMBLY: tl.constexpr,
+    draw, location, k, row_offset, n, b, m, E: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    KIND: tl.constexpr, SUBSET: tl.constexpr, WHOLE: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Weights of rows k (R,), 64 bits wide, at a location: mu and its derivative by the attention, but for centring.
 
     Returns mu of the even and of the odd examples in float32, (E, R, C), and lambda / sum(a lambda) of both: the same
     as mu without attention, zero where there is no attention at all. Rows past n, and rows without examples, are zero.
     """
-    seed = tl.load(seed_ptr)
+    seed = tl.load(draw.seed)
     k = tl.reshape(k, (1, R, 1))
     row = k + row_offset
     pair = pair_index(E, C)
@@ -107,18 +127,20 @@ def draw_tile(
     at = tl.minimum(pair, (b - 1) // 2)
     if WHOLE:  # where many warps share few rows, loads of one row lay them out better
         at = tl.broadcast_to(at, (E, R, C))
-    if IGNORED:
-        both = load(ignored_ptr + at, ASSEMBLY).to(tl.int32)
+    if draw.ignored is not None:
+        both = load(draw.ignored + at, ASSEMBLY).to(tl.int32)
         even_in, odd_in = even_in & ((both & 255) == 0), odd_in & ((both >> 8) == 0)
     if SUBSET:
         key_even, key_odd = subset_words(seed, location, row, pair)
         even_in, odd_in = smallest_keys(key_even, key_odd, pair, even_in, odd_in, m, 2 * E * C)
     alpha = seed
-    if not PER_EXAMPLE:
-        alpha = row_concentration(seed, location, row, low, low_rest, high, high_rest, KIND)
-    even, odd = gamma_pairs(seed, location, row, alpha, alpha_ptr, b, even_in, odd_in, E, R, C, KIND, PER_EXAMPLE)
-    if ATTENTION:
-        attention_ptr += location.to(tl.int64) * b
+    if draw.alpha is None:
+        alpha = row_concentration(seed, location, row, draw.low, draw.low_rest, draw.high, draw.high_rest, KIND)
+    even, odd = gamma_pairs(
+        seed, location, row, alpha, draw.alpha, b, even_in, odd_in, E, R, C, KIND, PER_EXAMPLE=draw.alpha is not None
+    )  # fmt: skip
+    if draw.attention is not None:
+        attention_ptr = draw.attention + location.to(tl.int64) * b
         a_even = load(attention_ptr + 2 * at, ASSEMBLY)
         a_odd = load(attention_ptr + tl.minimum(2 * at + 1, b - 1), ASSEMBLY)
         a_even, a_odd = tl.where(even_in, a_even, 0.0), tl.where(odd_in, a_odd, 0.0)
@@ -133,25 +155,25 @@ def draw_tile(
         infinity = float("inf")
         even, odd = tl.where(even_in, even, -infinity), tl.where(odd_in, odd, -infinity)
         attended_even, attended_odd = even, odd
-        if ATTENTION:
+        if draw.attention is not None:
             attended_even = even + tl.log(a_even.to(tl.float64))
             attended_odd = odd + tl.log(a_odd.to(tl.float64))
         top = row_max(attended_even, attended_odd)[None, :, None]
         top = tl.where(top == -infinity, 0.0, top)
         mu_even, mu_odd = tl.exp(attended_even - top).to(tl.float32), tl.exp(attended_odd - top).to(tl.float32)
-        if ATTENTION:
+        if draw.attention is not None:
             even, odd = tl.exp(even - top).to(tl.float32), tl.exp(odd - top).to(tl.float32)
         else:
             even, odd = mu_even, mu_odd
     else:
         even, odd = tl.where(even_in, even, 0.0), tl.where(odd_in, odd, 0.0)
         mu_even, mu_odd = even, odd
-        if ATTENTION:
+        if draw.attention is not None:
             mu_even, mu_odd = even * a_even, odd * a_odd
     total = row_sum(mu_even, mu_odd)[None, :, None]
     inverse = 1.0 / tl.where(total == 0, 1.0, total)
     mu_even, mu_odd = mu_even * inverse, mu_odd * inverse
-    if ATTENTION:
+    if draw.attention is not None:
         inverse = tl.where(dead, 0.0, inverse * scale * up)
         even, odd = even * inverse, odd * inverse
     else:
