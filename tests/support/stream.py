@@ -68,15 +68,25 @@ class Stream:
         return result
 
     def chosen(self, b: int, m: int, candidates=None):
-        """Which of the candidates have the m smallest keys: (n, b, r) bool."""
+        """Which of the candidates are drawn by Floyd's sampling: (n, b, r) bool."""
         candidates = np.arange(b) if candidates is None else np.flatnonzero(candidates)
-        w = self.words(2, np.arange(b) // 4)
-        keys = np.take_along_axis(w, (np.arange(b) % 4).reshape(1, b, 1, 1).astype(np.int64), -1)[..., 0]
-        picked = np.zeros(keys.shape, bool)
-        for k in range(keys.shape[0]):
-            for j in range(keys.shape[2]):
-                first = sorted(candidates, key=lambda i: (int(keys[k, i, j]), i))[:m]
-                picked[k, first, j] = True
+        count = len(candidates)
+        picked = np.zeros((self.low.shape[0], b, self.location.shape[2]), bool)
+        if m >= count:
+            picked[:, candidates] = True
+            return picked
+        draws = min(m, count - m)
+        w = self.words(2, np.arange((draws + 3) // 4))
+        for k in range(picked.shape[0]):
+            for j in range(picked.shape[2]):
+                ranks = set()
+                for t in range(draws):
+                    last = count - draws + t
+                    rank = int(w[k, t // 4, j, t % 4]) * (last + 1) // 2**32
+                    ranks.add(last if rank in ranks else rank)
+                if 2 * m > count:
+                    ranks = set(range(count)) - ranks
+                picked[k, candidates[list(ranks)], j] = True
         return picked
 
 

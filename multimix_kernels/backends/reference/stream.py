@@ -1,4 +1,4 @@
-"""The weight stream, version 1, in plain PyTorch: the specification that every backend's sampler is held to.
+"""The weight stream, version 2, in plain PyTorch: the specification that every backend's sampler is held to.
 
 A weight is named by (seed, row, location, example) and by nothing else, so any backend, tile shape, device or rank
 can draw it again. All arithmetic after the uniforms is in float64.
@@ -93,15 +93,26 @@ def concentration(draw: Draw, row: Tensor, location: Tensor) -> Tensor:
 
 
 def subset(seed: Tensor, row: Tensor, location: Tensor, m: int, candidate: Tensor) -> Tensor:
-    """Which examples (..., b) are among the m candidates (b,) with the smallest keys; row, location (..., 1)."""
-    example = torch.arange(candidate.numel(), device=row.device)
-    w = words(seed, row, location, SUBSET, example >> 2)
-    lane = (example & 3).expand_as(w[0])
-    key = torch.stack(w, -1).gather(-1, lane.unsqueeze(-1)).squeeze(-1)
-    key = torch.where(candidate, key, _WORD + 1)
-    order = torch.argsort(key, dim=-1, stable=True)  # stable: ties go to the smaller example
-    rank = torch.empty_like(order).scatter_(-1, order, example.expand_as(order))
-    return (rank < m) & candidate
+    """Which examples (..., b) are mixed: m of the candidates (b,), or all if there are no more; row, location (..., 1).
+
+    Floyd's sampling without replacement (Bentley and Floyd, "A sample of brilliance", CACM 30, 1987) over the ranks
+    of the candidates. The fewer are drawn: those that are mixed, or those that are not.
+    """
+    b, count = candidate.numel(), candidate.sum()  # a tensor: reading it back would stall a GPU's stream
+    few = 2 * m <= count
+    draws = torch.where(few, m, (count - m).clamp(min=0))
+    picked = torch.zeros(
+        (*torch.broadcast_shapes(row.shape, location.shape)[:-1], b), dtype=torch.bool, device=row.device
+    )
+    for t in range(min(m, b - m)):
+        if t % 4 == 0:
+            w = words(seed, row, location, SUBSET, torch.full_like(row, t >> 2))
+        last = (count - draws + t).clamp(max=b - 1)
+        rank = ((w[t % 4] * (last + 1)) >> 32).expand(*picked.shape[:-1], 1)  # a 32-bit word times a count: exact
+        rank = torch.where(picked.gather(-1, rank), last, rank)
+        picked.scatter_(-1, rank, picked.gather(-1, rank) | (t < draws))
+    of_examples = picked[..., (candidate.cumsum(0) - 1).clamp(min=0)]
+    return torch.where(few, of_examples, ~of_examples) & candidate
 
 
 def weights(draw: Draw, b: int, r: int, attention: Tensor | None = None, ignored: Tensor | None = None) -> Tensor:
@@ -114,9 +125,7 @@ def weights(draw: Draw, b: int, r: int, attention: Tensor | None = None, ignored
     row = (draw.row_offset + torch.arange(draw.n, device=device)).view(1, draw.n, 1)
     location = torch.arange(r, device=device).view(r, 1, 1)
     candidate = torch.ones(b, dtype=torch.bool, device=device) if ignored is None else ~ignored
-    chosen = candidate.expand(r, draw.n, b)
-    if draw.m < b:
-        chosen = subset(seed, row, location, draw.m, candidate)
+    chosen = subset(seed, row, location, draw.m, candidate)
     example = torch.arange(b, device=device)
     log_weight = log_gamma_variate(seed, row, location, example, concentration(draw, row, location))
     log_weight = log_weight.masked_fill(~chosen, -math.inf)

@@ -17,7 +17,7 @@ from multimix_kernels.ops import OPERATORS
 from ...support import stream as independent
 from ...support.bounds import assert_close, assert_same_weights
 
-CASES = json.loads((Path(__file__).parent / "weight_stream_v1.json").read_text())["cases"]
+CASES = json.loads((Path(__file__).parent / "weight_stream_v2.json").read_text())["cases"]
 KNOWN = [
     ([0] * 4, [0] * 2, [0x6627E8D5, 0xE169C58D, 0xBC57AC4C, 0x9B00DBD8]),
     ([0xFFFFFFFF] * 4, [0xFFFFFFFF] * 2, [0x408F276D, 0x41C83B0E, 0xA20BC7C6, 0x6D5451FD]),
