@@ -1,4 +1,4 @@
-// The weight stream, version 1: Philox4x32-10 and gamma variates, one source for the host, for vectors and for devices.
+// The weight stream, version 2: Philox4x32-10 and gamma variates, one source for the host, for vectors and for devices.
 //
 // A weight is named by (seed, row, location, example); nothing here depends on tiles, threads or lanes.
 // Every function is a template over its scalar or vector type and over M, the static functions for it:

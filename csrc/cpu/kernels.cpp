@@ -1,4 +1,5 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
+#include "cpu/few_weights.h"
 #include "cpu/loss.h"
 #include "cpu/mix.h"
 #include "cpu/mixed.h"

@@ -9,43 +9,11 @@
 #include <cmath>
 #include <limits>
 
+#include "cpu/gamma.h"
 #include "cpu/jobs.h"
-#include "cpu/memory.h"
-#include "cpu/vector_math.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {
-
-// The 64-bit words of Philox spread over the lanes of Real: for float two vectors of blocks, whose low halves are
-// merged into the even and odd 32-bit lanes; for double one.
-template <class Real>
-struct Blocks;
-
-template <>
-struct Blocks<float> {
-  using U = U32;
-  static MULTIMIX_INLINE Words<U> draw(U block, U location, U row_low, U row_high, uint64_t seed) {
-    const Words<U64> even = philox<VectorMath, U64>({(U64)block, (U64)location, (U64)row_low, (U64)row_high}, seed);
-    const Words<U64> odd =
-        philox<VectorMath, U64>({(U64)block >> 32, (U64)location >> 32, (U64)row_low >> 32, (U64)row_high >> 32}, seed);
-    return {merge(even.w0, odd.w0), merge(even.w1, odd.w1), merge(even.w2, odd.w2), merge(even.w3, odd.w3)};
-  }
-  static MULTIMIX_INLINE U merge(U64 even, U64 odd) { return (U)((even & 0xFFFFFFFFull) | (odd << 32)); }
-  static MULTIMIX_INLINE F32 uniform(U w) { return __builtin_convertvector(w, F32) * 0x1p-32f + 0x1p-33f; }
-};
-
-template <>
-struct Blocks<double> {
-  using U = U64;
-  static MULTIMIX_INLINE Words<U> draw(U block, U location, U row_low, U row_high, uint64_t seed) {
-    return philox<VectorMath, U64>({block, location, row_low, row_high}, seed);
-  }
-  static MULTIMIX_INLINE F64 uniform(U w) {
-    F64 u;
-    for (int i = 0; i < Simd<double>::lanes; ++i) u[i] = multimix::uniform(uint32_t(w[i]));
-    return u;
-  }
-};
 
 // Draws in Real, and in log space if Real is double: ln G, then the exponential relative to the row's maximum, so that
 // no row is all zero however small the concentrations.
@@ -54,19 +22,23 @@ class Sampler {
   using S = Simd<Real>;
   using F = typename S::F;
   using U = typename Blocks<Real>::U;
+  using Gamma = GammaLanes<Real>;
+  using Lanes = typename Concentrations<Real>::Lanes;
   static constexpr int N = S::lanes;
   static constexpr int kStrip = 8;
-  static constexpr bool kLogSpace = std::is_same_v<Real, double>;
+  static constexpr bool kLogSpace = multimix::MULTIMIX_ISA::kLogSpace<Real>;
   static constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
 
  public:
   explicit Sampler(const Draw& draw, int64_t max_rows)
       : draw_(draw), blocks_((draw.b + 1) / 2), by_row_(draw.alpha == nullptr) {
-    const int64_t count = (by_row_ ? max_rows : 2 * blocks_) + 2 * N;
-    for (auto* values : {&d_, &q_, &exponent_, &log_d_}) values->resize(count);
+    concentrations_.resize((by_row_ ? max_rows : 2 * blocks_) + 2 * N);
     if (!by_row_)
-      for (int64_t i = 0; i < 2 * blocks_; ++i) set_concentration(i, draw.alpha[std::min(i, draw.b - 1)]);
-    if (draw.m < draw.candidates) keys_.resize(draw.b + 1);
+      for (int64_t i = 0; i < 2 * blocks_; ++i) concentrations_.set(i, draw.alpha[std::min(i, draw.b - 1)]);
+    if (draw.m >= draw.candidates) return;
+    for (int64_t i = 0; i < draw.b; ++i)
+      if (!draw.keep || draw.keep[i] != 0) candidates_.push_back(uint32_t(i));
+    picked_.resize(draw.candidates);
   }
 
   // The rows' stride in a tile; a tile has `padding()` elements more.
@@ -81,7 +53,7 @@ class Sampler {
     first_ = draw_.row_offset + uint64_t(first);
     stride_ = stride(draw_.b);
     if (by_row_)
-      for (int64_t row = 0; row < rows; ++row) set_concentration(row, row_concentration(first_ + row));
+      for (int64_t row = 0; row < rows; ++row) concentrations_.set(row, row_concentration(first_ + row));
     pending_.clear();
     if (draw_.m < draw_.candidates) {
       std::fill(tile, tile + rows * stride_, kLogSpace ? -kInfinity : Real(0));
@@ -103,14 +75,6 @@ class Sampler {
     uint32_t example;
   };
 
-  void set_concentration(int64_t i, double alpha) {
-    const Real a = Real(alpha);
-    d_[i] = a + Real(2.0 / 3);
-    q_[i] = 1 / (3 * std::sqrt(d_[i]));
-    exponent_[i] = -1 / a;
-    if constexpr (kLogSpace) log_d_[i] = std::log(d_[i]);
-  }
-
   Words<uint64_t> scalar_words(uint64_t row, Purpose purpose, uint32_t block) const {
     return philox<ScalarWords, uint64_t>({block, location_word(location_, purpose, 0), row & 0xFFFFFFFFu, row >> 32},
                                          draw_.seed);
@@ -122,33 +86,26 @@ class Sampler {
     return draw_.low + (draw_.high - draw_.low) * u;
   }
 
-  // The examples with the m smallest keys of a row become pending. Keys are compared together with the example, so that
-  // ties go to the smaller one. Keys are uniform, so those below a little more than m / candidates nearly always hold
-  // the m smallest; if not, all are looked at.
+  // Floyd's sampling without replacement among the ranks of the candidates: the t-th is random among the first j + 1 of
+  // them, or j itself if that one was drawn before. The fewer are drawn, those that are mixed or those that are not;
+  // the mixed ones become pending.
   void choose_subset(int64_t row) {
-    const double share = (draw_.m + 4 * std::sqrt(double(draw_.m)) + 4) / double(draw_.candidates);
-    int64_t count = collect_keys(row, share < 1 ? uint32_t(share * 0x1p32) : ~0u);
-    if (count < draw_.m) count = collect_keys(row, ~0u);
-    std::nth_element(keys_.begin(), keys_.begin() + (draw_.m - 1), keys_.begin() + count);
-    for (int64_t k = 0; k < draw_.m; ++k) pending_.push_back({uint32_t(row), uint32_t(keys_[k])});
-  }
-
-  // The keys of a row up to a limit, each with its example; their number.
-  int64_t collect_keys(int64_t row, uint32_t limit) {
-    int64_t count = 0;
+    const bool few = 2 * draw_.m <= draw_.candidates;
+    const int64_t count = few ? draw_.m : draw_.candidates - draw_.m;
+    std::fill(picked_.begin(), picked_.end(), uint8_t(!few));
     const U word = splat<U>(location_word(location_, kSubset, 0));
     const U row_low = splat<U>(uint32_t(first_ + row)), row_high = splat<U>(uint32_t((first_ + row) >> 32));
-    for (int64_t first = 0; first < draw_.b; first += 4 * N) {
+    for (int64_t first = 0; first < count; first += 4 * N) {
       const Words<U> w = Blocks<Real>::draw(iota<U>() + uint32_t(first / 4), word, row_low, row_high, draw_.seed);
       const U lanes[4] = {w.w0, w.w1, w.w2, w.w3};
-      const int64_t last = std::min(first + 4 * N, draw_.b);
-      for (int64_t i = first; i < last; ++i) {
-        const uint32_t key = uint32_t(lanes[i & 3][(i - first) >> 2]);
-        keys_[count] = (uint64_t(key) << 32) | uint64_t(i);
-        count += key <= limit && !(draw_.keep && draw_.keep[i] == 0);
+      for (int64_t t = first; t < std::min(first + 4 * N, count); ++t) {
+        const uint64_t j = uint64_t(draw_.candidates - count + t);
+        const uint64_t rank = uint64_t(uint32_t(lanes[t & 3][(t - first) >> 2])) * (j + 1) >> 32;
+        picked_[picked_[rank] == uint8_t(few) ? j : rank] = few;
       }
     }
-    return count;
+    for (int64_t rank = 0; rank < draw_.candidates; ++rank)
+      if (picked_[rank]) pending_.push_back({uint32_t(row), candidates_[rank]});
   }
 
   // Where in the tile the next vector of blocks starts.
@@ -207,31 +164,26 @@ class Sampler {
   // Words into two normals and two logarithms of uniforms.
   static MULTIMIX_INLINE void make_normals(U (&w)[4]) {
     F x, y;
-    normals(w[0], w[1], x, y);
+    Gamma::normals(w[0], w[1], x, y);
     w[0] = (U)x, w[1] = (U)y;
     w[2] = (U)log(Blocks<Real>::uniform(w[2]));
     w[3] = (U)log(Blocks<Real>::uniform(w[3]));
   }
 
   MULTIMIX_INLINE void make_gammas(Cursor& at, const U (&w)[4], int64_t rows, int64_t total, int64_t done, Real* tile) {
-    Concentration<F> even, odd;
-    F log_d_even{}, log_d_odd{};
+    Lanes even{}, odd{};
     next_blocks(
         at,
         [&](int64_t row, int64_t first) {
-          if (by_row_) {
-            even = odd = {splat<F>(d_[row]), splat<F>(q_[row]), splat<F>(exponent_[row])};
-            if constexpr (kLogSpace) log_d_even = log_d_odd = splat<F>(log_d_[row]);
-          } else {
-            for (int l = 0; l < N; ++l) set_lane(l, row, first + l, even, odd, log_d_even, log_d_odd);
-          }
+          if (by_row_)
+            even = odd = concentrations_.all(row);
+          else
+            for (int l = 0; l < N; ++l) set_lanes(l, row, first + l, even, odd);
         },
-        [&](int l, int64_t row, int64_t i) {
-          set_lane(l, std::min(row, rows - 1), i, even, odd, log_d_even, log_d_odd);
-        });
-    const auto a = candidate((F)w[0], (F)w[2], even), b = candidate((F)w[1], (F)w[3], odd);
-    store_interleaved(tile + 2 * done, value(a, even, log_d_even), value(b, odd, log_d_odd));
-    const auto accept_a = accepted(a), accept_b = accepted(b);
+        [&](int l, int64_t row, int64_t i) { set_lanes(l, std::min(row, rows - 1), i, even, odd); });
+    const auto a = Gamma::candidate((F)w[0], (F)w[2], even.c), b = Gamma::candidate((F)w[1], (F)w[3], odd.c);
+    store_interleaved(tile + 2 * done, Gamma::value(a, even), Gamma::value(b, odd));
+    const auto accept_a = Gamma::accepted(a), accept_b = Gamma::accepted(b);
     if (!any(~(accept_a & accept_b))) return;
     for (int l = 0; l < N && done + l < total; ++l) {
       if (accept_a[l] && accept_b[l]) continue;
@@ -247,28 +199,22 @@ class Sampler {
     size_t kept = 0;
     for (size_t done = 0; done < pending_.size(); done += N) {
       const int count = int(std::min<size_t>(N, pending_.size() - done));
-      U blocks{}, row_low{}, row_high{}, odd{};
-      Concentration<F> c{splat<F>(1), splat<F>(1), splat<F>(1)};
-      F log_d{};
+      U example{}, row_low{}, row_high{};
+      uint32_t at[N] = {};
       for (int l = 0; l < count; ++l) {
         const Element e = pending_[done + l];
         const uint64_t name = first_ + e.row;
-        blocks[l] = e.example >> 1;
-        odd[l] = e.example & 1;
+        example[l] = e.example;
         row_low[l] = uint32_t(name);
         row_high[l] = uint32_t(name >> 32);
-        const int64_t i = by_row_ ? e.row : e.example;
-        c.d[l] = d_[i], c.q[l] = q_[i], c.exponent[l] = exponent_[i];
-        if constexpr (kLogSpace) log_d[l] = log_d_[i];
+        at[l] = by_row_ ? e.row : e.example;
       }
+      const Lanes lanes = concentrations_.gather(at);
       const U word = splat<U>(location_word(location_, kGamma, attempt));
-      const Words<U> w = Blocks<Real>::draw(blocks, word, row_low, row_high, draw_.seed);
-      F x, y;
-      normals(w.w0, w.w1, x, y);
-      const auto is_odd = odd != 0;
-      const auto k = candidate(is_odd ? y : x, log(Blocks<Real>::uniform(is_odd ? w.w3 : w.w2)), c);
-      const F g = value(k, c, log_d);
-      const auto accept = accepted(k);
+      const auto k =
+          Gamma::candidate(Blocks<Real>::draw(example >> 1, word, row_low, row_high, draw_.seed), example, lanes);
+      const F g = Gamma::value(k, lanes);
+      const auto accept = Gamma::accepted(k);
       for (int l = 0; l < count; ++l) {
         const Element e = pending_[done + l];
         if (k.y[l] > 0) tile[int64_t(e.row) * stride_ + e.example] = g[l];
@@ -278,32 +224,9 @@ class Sampler {
     pending_.resize(kept);
   }
 
-  MULTIMIX_INLINE void set_lane(int l, int64_t row, int64_t block, Concentration<F>& even, Concentration<F>& odd,
-                                F& log_d_even, F& log_d_odd) const {
-    const int64_t i = by_row_ ? row : 2 * block, j = by_row_ ? row : 2 * block + 1;
-    even.d[l] = d_[i], even.q[l] = q_[i], even.exponent[l] = exponent_[i];
-    odd.d[l] = d_[j], odd.q[l] = q_[j], odd.exponent[l] = exponent_[j];
-    if constexpr (kLogSpace) log_d_even[l] = log_d_[i], log_d_odd[l] = log_d_[j];
-  }
-
-  // Box-Muller.
-  static MULTIMIX_INLINE void normals(U w0, U w1, F& x, F& y) {
-    const F radius = sqrt(log(Blocks<Real>::uniform(w0)) * Real(-2));
-    F c, s;
-    sincos_turn(w1, c, s);
-    x = radius * c;
-    y = radius * s;
-  }
-
-  static MULTIMIX_INLINE Candidate<F> candidate(F x, F log_u, const Concentration<F>& c) {
-    return gamma_candidate<VectorMath, F>(x, log_u, c, splat<F>(1), splat<F>(std::numeric_limits<Real>::min()));
-  }
-
-  static MULTIMIX_INLINE auto accepted(const Candidate<F>& k) { return (k.y > 0) & (k.slack > 0); }
-
-  static MULTIMIX_INLINE F value(const Candidate<F>& k, const Concentration<F>& c, F log_d) {
-    if constexpr (kLogSpace) return log_gamma_value(k, c, log_d);
-    return gamma_value<VectorMath>(k, c);
+  MULTIMIX_INLINE void set_lanes(int l, int64_t row, int64_t block, Lanes& even, Lanes& odd) const {
+    concentrations_.set_lane(l, by_row_ ? row : 2 * block, even);
+    concentrations_.set_lane(l, by_row_ ? row : 2 * block + 1, odd);
   }
 
   // Scales a row by the attention and to sum to one. A row whose every attention is zero uses uniform attention, a
@@ -383,8 +306,9 @@ class Sampler {
   uint32_t location_ = 0;
   uint64_t first_ = 0;
   int64_t row_ = 0;
-  Vector<Real> d_, q_, exponent_, log_d_;
-  Vector<uint64_t> keys_;
+  Concentrations<Real> concentrations_;
+  Vector<uint32_t> candidates_;
+  Vector<uint8_t> picked_;  // by rank
   Vector<Element> pending_;
 };
 
