@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parent
 STABLE = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
 COMMON = "-std=c++17 -O3"
 PREFIX_MAP = f"-fmacro-prefix-map={ROOT}/="  # no folder of the building machine in error messages
-HOST_FLAGS = f"-fPIC -fvisibility=hidden -Wall -Wno-maybe-uninitialized -Wno-unknown-pragmas {PREFIX_MAP}"
+HOST_FLAGS = f"-fPIC -fvisibility=hidden -Wall -Wno-maybe-uninitialized -Wno-uninitialized -Wno-unknown-pragmas {PREFIX_MAP}"
 FLAGS = f"{COMMON} {HOST_FLAGS} -ffp-contract=fast"
 # Object name -> flags: one compilation of kernels.cpp for each instruction set. The baseline comes first.
 INSTRUCTION_SETS = {"baseline": ""}

@@ -215,10 +215,9 @@ class FewSampler {
         total += weight;
       }
     }
-    const F inverse = 1 / total;
     for (int64_t t = 0; t < m_; ++t) {
-      store(tile.weight(t, row), load<F>(tile.weight(t, row)) * inverse);
-      if (tile.has_plain()) store(tile.derivative(t, row), load<F>(tile.derivative(t, row)) * inverse);
+      store(tile.weight(t, row), load<F>(tile.weight(t, row)) / total);  // a quotient: the weight of one example is 1
+      if (tile.has_plain()) store(tile.derivative(t, row), load<F>(tile.derivative(t, row)) / total);
     }
     if (tile.has_plain() && dead) clear_dead(row, tile);
     if constexpr (!kLogSpace) {

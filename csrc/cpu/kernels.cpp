@@ -1,5 +1,6 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
-#include "cpu/few_weights.h"
+#include "cpu/few_loss.h"
+#include "cpu/few_mix.h"
 #include "cpu/loss.h"
 #include "cpu/mix.h"
 #include "cpu/mixed.h"
@@ -17,43 +18,78 @@ void dispatch(bool wide, bool exact, const Body& body) {
   exact ? body(float(), double()) : body(float(), float());
 }
 
-void sample(const SampleJob& job, ParallelFor run) {
+// Tasks are runs of tiles of rows, so that the memory of each is made once: work(location, first, rows).
+template <class MakeWork>
+void in_tiles(const Draw& draw, int64_t tile, ParallelFor run, const MakeWork& make_work) {
+  const int64_t tiles = (draw.n + tile - 1) / tile, all = draw.r * tiles, tasks = std::min<int64_t>(all, 64);
+  parallel(run, tasks, [&](int64_t task) {
+    auto work = make_work();
+    for (int64_t k = task * all / tasks; k < (task + 1) * all / tasks; ++k) {
+      const int64_t first = k % tiles * tile;
+      work(k / tiles, first, std::min(tile, draw.n - first));
+    }
+  });
+}
+
+template <class Real, class DrawReal>
+void sample_few(const SampleJob& job, ParallelFor run) {
   const Draw& draw = job.draw;
-  dispatch(job.dtype == DType::kFloat64, draw.exact, [&](auto real, auto draw_real) {
-    using Real = decltype(real);
-    const int64_t stride = Sampler<Real>::stride(draw.b);
-    const int64_t tile = std::clamp<int64_t>(kTileBytes / (stride * sizeof(Real)), 1, 512);
-    const int64_t tiles = (draw.n + tile - 1) / tile;
-    // A task is a run of tiles, so that its memory is made once.
-    const int64_t tasks = std::min<int64_t>(draw.r * tiles, 64), all = draw.r * tiles;
-    parallel(run, tasks, [&](int64_t task) {
-      TileSampler<Real, decltype(draw_real)> sampler(draw, tile);
-      Buffer<Real> mu(tile * stride + Sampler<Real>::padding());
-      for (int64_t k = task * all / tasks; k < (task + 1) * all / tasks; ++k) {
-        const int64_t location = k / tiles, first = k % tiles * tile, rows = std::min(tile, draw.n - first);
-        sampler.draw(location, first, rows, mu.get(), nullptr);
-        const int64_t offset = (location * draw.n + first) * draw.b;
-        if (stride == draw.b) {
-          write_row(job.weights, job.dtype, offset, rows * draw.b, mu.get());
-        } else {
-          for (int64_t row = 0; row < rows; ++row)
-            write_row(job.weights, job.dtype, offset + row * draw.b, draw.b, mu.get() + row * stride);
-        }
+  constexpr int64_t kTile = 128;
+  in_tiles(draw, kTile, run, [&] {
+    return [&draw, &job, mixtures = std::make_shared<FewMixtures<Real, DrawReal>>(draw, kTile, false),
+            row = Vector<Real>(draw.b)](int64_t location, int64_t first, int64_t rows) mutable {
+      mixtures->draw(location, first, rows);
+      for (int64_t i = 0; i < rows; ++i) {
+        mixtures->each(i, [&](int64_t example, Real weight, Real) { row[example] = weight; });
+        write_row(job.weights, job.dtype, (location * draw.n + first + i) * draw.b, draw.b, row.data());
+        mixtures->each(i, [&](int64_t example, Real, Real) { row[example] = 0; });
       }
-    });
+    };
+  });
+}
+
+template <class Real, class DrawReal>
+void sample_all(const SampleJob& job, ParallelFor run) {
+  const Draw& draw = job.draw;
+  const int64_t b = draw.b, stride = Sampler<Real>::stride(b);
+  const int64_t tile = std::clamp<int64_t>(kTileBytes / (stride * sizeof(Real)), 1, 512);
+  in_tiles(draw, tile, run, [&] {
+    return [&draw, &job, b, stride, sampler = std::make_shared<TileSampler<Real, DrawReal>>(draw, tile),
+            mu = Vector<Real>(tile * stride + Sampler<Real>::padding())](int64_t location, int64_t first,
+                                                                         int64_t rows) mutable {
+      sampler->draw(location, first, rows, mu.data(), nullptr);
+      const int64_t offset = (location * draw.n + first) * b;
+      if (stride == b) return write_row(job.weights, job.dtype, offset, rows * b, mu.data());
+      for (int64_t row = 0; row < rows; ++row)
+        write_row(job.weights, job.dtype, offset + row * b, b, mu.data() + row * stride);
+    };
+  });
+}
+
+void sample(const SampleJob& job, ParallelFor run) {
+  dispatch(job.dtype == DType::kFloat64, job.draw.exact, [&](auto real, auto draw_real) {
+    using Real = decltype(real);
+    using DrawReal = decltype(draw_real);
+    draws_few(job.draw) ? sample_few<Real, DrawReal>(job, run) : sample_all<Real, DrawReal>(job, run);
   });
 }
 
 void mix(const MixJob& job, ParallelFor run) {
-  dispatch(job.wide, job.draw.exact,
-           [&](auto real, auto draw_real) { Mix<decltype(real), decltype(draw_real)>(job, run); });
+  dispatch(job.wide, job.draw.exact, [&](auto real, auto draw_real) {
+    if (draws_few(job.draw))
+      FewMix<decltype(real), decltype(draw_real)>(job, run);
+    else
+      Mix<decltype(real), decltype(draw_real)>(job, run);
+  });
 }
 
 void cross_entropy(const LossJob& job, ParallelFor run) {
   dispatch(job.wide, job.draw.exact, [&](auto real, auto draw_real) {
     using Real = decltype(real);
     using DrawReal = decltype(draw_real);
-    if (job.mix_scores)
+    if (few_fits<Real>(job))
+      FewCrossEntropy<Real, DrawReal>(job, run);
+    else if (job.mix_scores)
       CrossEntropy<Real, DrawReal, MixedScores>(job, run);
     else
       CrossEntropy<Real, DrawReal, GivenLogits>(job, run);

@@ -139,29 +139,34 @@ MULTIMIX_INLINE bool any(M mask) {
 #endif
 }
 
+// Combines the lanes of a vector: its halves, then their halves, in the same order whatever the compiler does.
+template <class V, class Combine>
+MULTIMIX_INLINE auto halve(V v, const Combine& combine) {
+  using T = std::remove_reference_t<decltype(v[0])>;
+  if constexpr (sizeof(V) == sizeof(T)) {
+    return v[0];
+  } else {
+    typedef T Half __attribute__((vector_size(sizeof(V) / 2)));
+    Half low, high;
+    std::memcpy(&low, &v, sizeof low);
+    std::memcpy(&high, reinterpret_cast<const char*>(&v) + sizeof low, sizeof high);
+    return halve(combine(low, high), combine);
+  }
+}
+
 template <class V>
 MULTIMIX_INLINE auto sum(V v) {
-  // Halving keeps the order of additions the same whatever the compiler does with the loop.
-  constexpr int n = sizeof(V) / sizeof(v[0]);
-  std::remove_reference_t<decltype(v[0])> x[n];
-  std::memcpy(x, &v, sizeof v);
-  for (int width = n / 2; width > 0; width /= 2)
-    for (int i = 0; i < width; ++i) x[i] += x[i + width];
-  return x[0];
+  return halve(v, [](auto a, auto b) { return a + b; });
 }
 
 template <class V>
 MULTIMIX_INLINE auto maximum(V v) {
-  auto result = v[0];
-  for (unsigned i = 1; i < sizeof(V) / sizeof(v[0]); ++i) result = result > v[i] ? result : v[i];
-  return result;
+  return halve(v, [](auto a, auto b) { return a > b ? a : b; });
 }
 
 template <class V>
 MULTIMIX_INLINE auto minimum(V v) {
-  auto result = v[0];
-  for (unsigned i = 1; i < sizeof(V) / sizeof(v[0]); ++i) result = result < v[i] ? result : v[i];
-  return result;
+  return halve(v, [](auto a, auto b) { return a < b ? a : b; });
 }
 
 // a0 b0 a1 b1 ... into memory.
