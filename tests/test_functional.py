@@ -19,7 +19,7 @@ def compare(problem, kind, backend, device, dtype):
     if not TABLE[backend].accepts(device, dtype):
         pytest.skip(f"{backend} does not take {dtype}")
     results = []
-    for draw in range(6 if dtype in LOW[1:] else 1):
+    for draw in range(12 if dtype in LOW[1:] else 1):
         case = problem.but(problem.name, seed=problem.seed + 10 * draw)
         make, evaluate = {"linear": (case.operands, case.loss), "scores": (case.scores, case.score_loss)}[kind]
         operands = make(dtype, device)

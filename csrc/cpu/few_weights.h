@@ -266,7 +266,8 @@ class FewSampler {
     exact.draw(location_, first + row, 1, one);
     for (int64_t t = 0; t < m_; ++t) {
       *tile.weight(t, row) = Real(*one.weight(t, 0));
-      if (tile.has_plain()) *tile.derivative(t, row) = Real(*one.derivative(t, 0));
+      const double largest = std::numeric_limits<Real>::max();
+      if (tile.has_plain()) *tile.derivative(t, row) = Real(std::min(*one.derivative(t, 0), largest));
     }
   }
 

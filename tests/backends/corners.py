@@ -26,11 +26,11 @@ DTYPES = (torch.float32, torch.float64)
 MASKS = ("-inf", "finfo.min")
 
 
-def randn(*shape, seed=1):
+def randn(*shape, seed=78):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def draw_of(device, m=B, n=N, low=0.5, high=2.0, seed=77):
+def draw_of(device, m=B, n=N, low=0.5, high=2.0, seed=78):
     return Draw(torch.tensor([seed], device=device), None, n, m, low, high, 3)
 
 
