@@ -21,7 +21,7 @@ class FewMixtures {
   template <class Use>
   MULTIMIX_INLINE void each(int64_t row, const Use& use) const {
     for (int64_t t = 0; t < m_; ++t) {
-      const Real weight = Real(*drawn_.weight(t, row));
+      const Real weight = MULTIMIX_ISA::weight<Real>(*drawn_.weight(t, row));
       const Real derivative = drawn_.has_plain() ? Real(*drawn_.derivative(t, row)) : Real(0);
       if (weight != 0 || derivative != 0) use(int64_t(*drawn_.example(t, row)), weight, derivative);
     }

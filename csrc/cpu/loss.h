@@ -62,6 +62,8 @@ class CrossEntropy {
     const int64_t size = round_up(most, kRows) * stride_ + Sampler<Real>::padding() + kRows;
     Buffer<Real> memory(size * (attention_grad_ ? 2 : 1)), scratch(logits_.scratch_size());
     Real* mu = memory.get();
+    // Products run along the rows beyond: no denormal numbers there.
+    std::fill(mu + most * stride_, mu + size, Real(0));
     Real* plain = attention_grad_ ? mu + size : nullptr;
     TileSampler<Real, DrawReal> sampler(draw_, most);
     LossTile<Real> tile(targets_, most, attention_grad_);

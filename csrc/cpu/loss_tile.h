@@ -46,7 +46,9 @@ class LossTile {
     if (matrices_ > 2) below_ = Panels<Real>(memory_.get() + 2 * size, max_rows, t_.c);
     for (size_t k = 0; k < offsets_.size(); ++k) offsets_[k] = logits.at(0, t_.labels[k]) - logits.data;
     if (!want_examples) return;
-    examples_memory_ = Buffer<Real>(Panels<Real>::size(max_rows, t_.b));
+    const int64_t examples_size = Panels<Real>::size(max_rows, t_.b);
+    examples_memory_ = Buffer<Real>(examples_size);
+    std::fill_n(examples_memory_.get(), examples_size, Real(0));  // rows beyond are added along
     examples = Panels<Real>(examples_memory_.get(), max_rows, t_.b);
   }
 

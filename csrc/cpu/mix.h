@@ -68,6 +68,9 @@ class Mix {
     const int64_t examples_size = attention_grad_ ? Panels<Real>::size(tile, b_) : 0;
     Buffer<Real> memory(tile * P + size * (attention_grad_ ? 2 : 1) + examples_size), scratch(values_.scratch_size());
     Real* mu = memory.get() + tile * P;
+    // Products run along the rows beyond: no denormal numbers there.
+    std::fill(memory.get(), mu, Real(0));
+    std::fill(mu + schedule_.tile * stride_, mu + size, Real(0));
     Real* plain = attention_grad_ ? mu + size : nullptr;
     Panels<Real> panel(memory.get(), tile, P), examples(mu + size * 2, tile, b_);
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);

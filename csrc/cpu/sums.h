@@ -2,6 +2,8 @@
 // attention's gradient over the rows of a tile. May include schedule.h and products.h.
 #pragma once
 
+#include <limits>
+
 #include "cpu/products.h"
 #include "cpu/schedule.h"
 
@@ -52,18 +54,45 @@ class PartialGradients {
   Buffer<Real> memory_;
 };
 
+template <class Real>
+int64_t first_largest(const Real* x, int64_t count) {
+  using F = typename Simd<Real>::F;
+  constexpr int64_t N = Simd<Real>::lanes;
+  F vectors = splat<F>(-std::numeric_limits<Real>::infinity());
+  int64_t i = 0;
+  for (; i + N <= count; i += N) vectors = max(vectors, load<F>(x + i));
+  Real top = maximum(vectors);
+  for (; i < count; ++i) top = std::max(top, x[i]);
+  return std::min<int64_t>(std::find(x, x + count, top) - x, count - 1);  // NaN is nowhere
+}
+
 // With mu_i = a_i plain_i and sum_i mu_i = 1: adds d loss / d a_i = plain_i (g_i - sum_j mu_j g_j) over the rows, from
 // g = d loss / d mu (rows, b). g is taken relative to that of the largest weight: a row of one example gives exactly
 // zero, which plain, as large as attention is small, does not blow up.
 template <class Real>
 void add_centred(int64_t rows, int64_t b, const Real* mu, const Real* plain, int64_t stride, const Panels<Real>& g,
                  Real* grad_attention) {
+  using F = typename Simd<Real>::F;
+  constexpr int64_t N = Simd<Real>::lanes, P = kPanel<Real>;
   for (int64_t row = 0; row < rows; ++row) {
     const Real *m = mu + row * stride, *l = plain + row * stride;
-    const Real base = *g.at(row, std::max_element(m, m + b) - m);
+    const Real base = *g.at(row, first_largest(m, b));
+    // The same for whole vectors and for the rest of the row.
+    F means{};
     Real mean = 0;
-    for (int64_t i = 0; i < b; ++i) mean += m[i] * (*g.at(row, i) - base);
-    for (int64_t i = 0; i < b; ++i) grad_attention[i] += l[i] * (*g.at(row, i) - base - mean);
+    for (int64_t i = 0; i < b; i += P) {
+      const Real* x = g.panel(i / P) + row * P - i;
+      const int64_t end = std::min(i + P, b);
+      int64_t k = i;
+      for (; k + N <= end; k += N) means += load<F>(m + k) * (load<F>(x + k) - base);
+      for (; k < end; ++k) mean += m[k] * (x[k] - base);
+    }
+    mean += sum(means);
+    for (int64_t i = 0; i < b; i += P) {
+      const Real* x = g.panel(i / P) + row * P - i;
+      const int64_t end = std::min(i + P, b);
+      for (int64_t k = i; k < end; ++k) grad_attention[k] += l[k] * (x[k] - base - mean);
+    }
   }
 }
 

@@ -19,10 +19,10 @@ class TileSampler {
       sampler_.draw(location, first, rows, mu, plain);
     } else {
       sampler_.draw(location, first, rows, mu_.data(), plain ? plain_.data() : nullptr);
-      std::copy_n(mu_.data(), rows * stride_, mu);
+      for (int64_t i = 0; i < rows * stride_; ++i) mu[i] = weight<Real>(mu_[i]);
       // As large as attention is small: finite, as others are.
       const DrawReal largest = std::numeric_limits<Real>::max();
-      for (int64_t i = 0; plain && i < rows * stride_; ++i) plain[i] = Real(std::min(plain_[i], largest));
+      for (int64_t i = 0; plain && i < rows * stride_; ++i) plain[i] = weight<Real>(std::min(plain_[i], largest));
     }
   }
 

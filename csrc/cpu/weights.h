@@ -15,6 +15,16 @@
 namespace multimix {
 namespace MULTIMIX_ISA {
 
+// Weights below are exactly zero, so that neither they nor moderate multiples of them are denormal: products with
+// denormal numbers cost Intel's processors a hundred times more.
+template <class Real>
+constexpr Real kLeastWeight = std::is_same_v<Real, float> ? Real(0x1p-120f) : Real(0x1p-1000);
+
+template <class Real, class From>
+Real weight(From x) {
+  return Real(x < kLeastWeight<Real> ? From(0) : x);
+}
+
 // Draws in Real, and in log space if Real is double: ln G, then the exponential relative to the row's maximum, so that
 // no row is all zero however small the concentrations.
 template <class Real>
@@ -248,7 +258,12 @@ class Sampler {
     if constexpr (!kLogSpace)
       if (!(total > Real(1e-30))) return exact_row(row, plain, location);
     const Real inverse = 1 / total;
-    for (int64_t i = 0; i < stride_; ++i) row[i] *= inverse;
+    int64_t i = 0;
+    for (; i + N <= stride_; i += N) {
+      const F x = load<F>(row + i) * inverse;
+      store(row + i, x < kLeastWeight<Real> ? F{} : x);
+    }
+    for (; i < stride_; ++i) row[i] = weight<Real>(row[i] * inverse);
     if (plain)
       for (int64_t i = 0; i < b; ++i)
         plain[i] = dead || (draw_.keep && draw_.keep[i] == 0) ? Real(0) : plain[i] * inverse;
@@ -276,7 +291,7 @@ class Sampler {
       const int64_t size = std::min<int64_t>(N, count - i);
       for (int64_t l = 0; l < N; ++l) part[l] = l < size ? x[i + l] - top : 0;
       const F v = load<F>(part);
-      store(part, v > -708 ? exp(v < 708 ? v : splat<F>(708)) : F{});
+      store(part, v > -693 ? exp(v < 708 ? v : splat<F>(708)) : F{});  // from 2^-1000 on, as weight() keeps them
       std::copy(part, part + size, x + i);
     }
   }
@@ -286,9 +301,9 @@ class Sampler {
     Sampler<double> exact(draw_, 1);
     Vector<double> mu(stride_ + Sampler<double>::padding()), derivative(plain ? mu.size() : 0);
     exact.draw(location, row_, 1, mu.data(), plain ? derivative.data() : nullptr);
-    std::copy(mu.begin(), mu.begin() + stride_, row);
+    for (int64_t i = 0; i < stride_; ++i) row[i] = weight<Real>(mu[i]);
     const double largest = std::numeric_limits<Real>::max();
-    for (int64_t i = 0; plain && i < stride_; ++i) plain[i] = Real(std::min(derivative[i], largest));
+    for (int64_t i = 0; plain && i < stride_; ++i) plain[i] = weight<Real>(std::min(derivative[i], largest));
   }
 
   Real row_sum(const Real* row) const {
