@@ -169,6 +169,7 @@ def test_low_precision_is_the_loss_of_the_rounded_operands(number, backend, devi
         found = loss_and_gradients(problem.score_loss(operands, backend), operands)
         exact = loss_and_gradients(problem.score_loss(wide, backend), wide)
         size = sizes(problem, wide, problem.lam(backend, torch.float32, device).cpu(), wide.get("attention"))
+        assume(max(size.values()) < torch.finfo(dtype).max)  # where float16 holds the gradients
         for name, value in found.items():
             assert value.dtype == (torch.float32 if name == "loss" else dtype)
             error = (value.float() - exact[name]).abs().max()
