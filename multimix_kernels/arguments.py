@@ -37,6 +37,11 @@ def check_tensor(x, name: str, expected: str) -> None:
     if x.is_nested or x.layout != torch.strided:
         kind = "a nested Tensor" if x.is_nested else f"a Tensor of layout {x.layout}"
         raise TypeError(f"{name}: expected {expected} that is dense (torch.strided), got {kind}")
+    # Looked for by name: importing torch.distributed.tensor takes longer than all of this package.
+    if type(x).__name__ == "DTensor":
+        raise TypeError(
+            f"{name}: expected {expected} of this rank, got a DTensor; pass its to_local() or full_tensor()"
+        )
 
 
 def check_input(x: Tensor, name: str, *, dense: bool) -> None:
@@ -184,7 +189,9 @@ def check_rows(n: int) -> int:
     """A number of interpolated examples."""
     n = as_integer(n, "n")
     if n < 1:
-        raise ValueError(f"n: expected at least 1 interpolated example, got {n}")
+        raise ValueError(
+            f"n: expected at least 1 interpolated example, got {int(n)}"
+        )  # int: torch.compile does not format symbols
     if n > 2**63 - 1:
         raise ValueError(f"n: expected at most 2**63 - 1 interpolated examples, got {n}")
     return n
@@ -265,6 +272,11 @@ def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tens
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:
     """A generator on the device of the operands, or None."""
+    if generator is not None and torch.compiler.is_compiling():
+        raise TypeError(
+            "generator: cannot be used inside a compiled graph; draw the seed outside, "
+            "seed = torch.randint(2**63 - 1, (1,), generator=generator), and pass it as seed"
+        )
     if generator is not None and not isinstance(generator, torch.Generator):
         raise TypeError(f"generator: expected a torch.Generator or None, got {type(generator).__name__}")
     if generator is not None and generator.device.type != device.type:

@@ -7,8 +7,6 @@ once more, by `second_order`; third derivatives are refused. Compiled graphs are
 them: there nothing is saved for second derivatives.
 """
 
-import sys
-
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -25,13 +23,6 @@ def _dtypes(*operands: Tensor | None) -> tuple[torch.dtype | None, ...]:
 def _wanted(*operands: Tensor | None) -> Want:
     """Which gradients will be asked for. Asked outside of forward, where gradient mode is always off."""
     return Want(*(torch.is_grad_enabled() and x is not None and x.requires_grad for x in operands))
-
-
-def _check_local(*tensors: Tensor | None) -> None:
-    """Ranks draw weights of their own, so what is computed from a replicated DTensor would not be replicated."""
-    distributed = None if torch.compiler.is_compiling() else sys.modules.get("torch.distributed.tensor")
-    if distributed is not None and any(isinstance(x, distributed.DTensor) for x in tensors):
-        raise TypeError("expected tensors of this rank, got a DTensor; pass its to_local() or full_tensor()")
 
 
 def _returned(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -175,7 +166,6 @@ def _versions(*tensors: Tensor | None) -> list[int | None]:
 
 def mix(values: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Tensor:
     """Convex combinations (r, n, d) of values (r, b, d), differentiable in values and attention (r, b)."""
-    _check_local(values, attention)
     want = _wanted(values, attention)
     return _Mix.apply(values, attention, ignored, backend, want, draw.seed, draw.alpha, draw[2:])
 
@@ -191,7 +181,6 @@ def cross_entropy(
     draw: Draw,
 ) -> Tensor:
     """A loss operator, differentiable in operand and attention (r, b): a scalar, or (r, n) with reduction "none"."""
-    _check_local(operand, attention, target)
     want = _wanted(operand, attention)
     return _CrossEntropy.apply(
         operand, attention, target, ignored, backend, name, options, want, draw.seed, draw.alpha, draw[2:]

@@ -312,3 +312,21 @@ def test_inductor_is_bitwise_equal_for_scores(backend, device):
         return mk.mixed_cross_entropy(x, target_for(x), n=5, seed=seed, backend=backend)
 
     both(call, {"x": x}, seed_of(device), engine="inductor")
+
+
+def test_errors_of_a_compiled_call_say_what_is_wrong():
+    """Dynamo wraps them; the sentence is there."""
+    scores, target = torch.randn(6, 4), torch.zeros(6, dtype=torch.long)
+    call = torch.compile(
+        lambda n: mk.mixed_cross_entropy(scores, target, n=n, seed=1), dynamic=True, backend="eager", fullgraph=True
+    )
+    call(5), call(9)
+    with pytest.raises(Exception, match="n: expected at least 1 interpolated example, got 0"):
+        call(0)
+    drawn = torch.compile(
+        lambda: mk.mixed_cross_entropy(scores, target, n=5, generator=torch.default_generator),
+        backend="eager",
+        fullgraph=True,
+    )
+    with pytest.raises(Exception, match="generator: cannot be used inside a compiled graph; draw the seed outside"):
+        drawn()
