@@ -83,3 +83,18 @@ def test_distributed_tensors_are_refused(one_rank, backend):
             call()
     expected = mk.mixed_cross_entropy(X[..., 0], TARGET, **options)
     assert torch.equal(mk.mixed_cross_entropy(x.to_local(), target.to_local(), **options), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_export(backend):
+    """An exported program draws the same weights from the same seed tensor."""
+
+    class Step(torch.nn.Module):
+        def forward(self, scores, target, seed):
+            return mk.mixed_cross_entropy(scores, target, n=5, seed=seed, backend=backend)
+
+    scores, seed = X[..., 0].contiguous(), torch.tensor([3])
+    program = torch.export.export(Step(), (scores, TARGET, seed)).module()
+    assert torch.equal(program(scores, TARGET, seed), Step()(scores, TARGET, seed))
+    other = torch.tensor([4])
+    assert torch.equal(program(scores, TARGET, other), Step()(scores, TARGET, other))

@@ -42,3 +42,10 @@ def test_the_changelog_names_the_weight_stream():
 def test_the_versions_agree():
     assert f"version: {mk.__version__.split('+')[0]}\n" in (ROOT / "CITATION.cff").read_text()
     assert mk.__version__.split("+")[0] in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_tests_that_the_readme_names_exist():
+    text = (ROOT / "README.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    for name in set(re.findall(r"`(?:\w+\.py::)?(test_\w+)(?:\[[^`]*\])?`", text)):
+        assert f"def {name}(" in sources, name
