@@ -13,10 +13,9 @@ from pathlib import Path
 import triton
 from triton.compiler import ASTSource
 
-from multimix_kernels.backends.triton import mix
 from multimix_kernels.backends.triton.host import device
-from multimix_kernels.backends.triton.weights.sample import sample_kernel
 
+from .arguments import arguments_of
 from .cases import TARGETS, Case
 
 SHARED_LIMIT = {
@@ -30,17 +29,8 @@ SHARED_LIMIT = {
     "gfx942": 64,
 }
 WITHOUT_LOCAL_MEMORY = ("sm_80", "sm_90")
+ALIGNED = {"l_location"}  # counts that are
 MATRIX = ("HMMA", "HGMMA", "UTCHMMA", "v_mfma")
-FLOATS = {"keep", "uniform_part", "smoothing", "scale", "low", "low_rest", "high", "high_rest"}
-TYPES = {
-    **{name: "*i64" for name in ("seed_ptr", "alpha_ptr", "target_ptr")},
-    **{name: "*i8" for name in ("kept_ptr", "left_out_ptr")},
-    "ignored_ptr": "*i16", "sums_ptr": "*fp64",
-}  # fmt: skip
-OPERANDS = {"scores_ptr", "logits_ptr", "values_ptr", "grad_ptr", "weights_ptr", "on_target_ptr", "targets_ptr"}
-OPERANDS |= {"packed_ptr"}
-ALIGNED = {"x_location", "x_example", "l_location", "g_row", "g_location", "p_place", "p_split", "p_class", "g_split"}
-ALIGNED |= {"t_example"}
 
 
 @dataclass
@@ -60,29 +50,29 @@ class Report:
     loops: tuple[int, ...] = ()  # instructions of each, on NVIDIA GPUs, the longest first; one may contain another
 
 
-def _type(name: str, case: Case) -> str:
-    if name in dict(case.types):
-        return dict(case.types)[name]
-    if name in FLOATS:
-        return "fp32"
-    if not name.endswith("_ptr"):
-        return "i32"
-    probabilities = name == "target_ptr" and not case.constants.get("LABELS", True)
-    if name in TYPES and not probabilities:
-        return TYPES[name]
-    low = {"bf16": "bf16", "fp16": "fp16"}.get(case.operand, "fp32")
-    written = name == "out_ptr" and case.kernel in (sample_kernel, mix.mix_kernel)
-    operand = name in OPERANDS or probabilities or written
-    return f"*{low}" if operand else "*fp32"
-
-
 def compile_case(case: Case, target: str) -> Report:
     """One kernel for one target."""
     names = case.kernel.arg_names
-    signature = {name: "constexpr" if name in case.constants else _type(name, case) for name in names}
-    divisible = {i for i, name in enumerate(names) if signature[name].startswith("*") or name in ALIGNED}
-    aligned = {(i,): [["tt.divisibility", 16]] for i in divisible}
-    source = ASTSource(case.kernel, signature, case.constants, aligned)
+    given = arguments_of(case.kernel, case.operand, case.constants)
+    signature, constants, aligned = {}, {}, {}
+
+    def declare(value, path):
+        """The type of an argument or of a field; what is known of it is noted."""
+        if isinstance(value, tuple):
+            return type(value)(*(declare(x, (*path, k)) for k, x in enumerate(value)))
+        if not isinstance(value, str):
+            constants[path] = value
+            return "constexpr"
+        if value.startswith("*") or (value == "i32" and (len(path) > 1 or names[path[0]] in ALIGNED)):
+            aligned[path] = [["tt.divisibility", 16]]
+        return value
+
+    for k, name in enumerate(names):
+        if name in case.constants:
+            constants[k,], signature[name] = case.constants[name], "constexpr"
+        else:
+            signature[name] = declare(given[name], (k,))
+    source = ASTSource(case.kernel, signature, constants, aligned)
     options = device.options(case.warps, case.stages, TARGETS[target].backend == "hip")
     compiled = triton.compile(source, target=TARGETS[target], options=options)
     read = _read_amd if TARGETS[target].backend == "hip" else _read_nvidia

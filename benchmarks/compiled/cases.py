@@ -12,8 +12,8 @@ from multimix_kernels.backends.triton import mix, soft
 from multimix_kernels.backends.triton.host import shapes
 from multimix_kernels.backends.triton.mixed.large import gradient_kernel, normaliser_kernel, weights_gradient_kernel
 from multimix_kernels.backends.triton.mixed.small import mixed_small_kernel
-from multimix_kernels.backends.triton.products.operands import finish_kernel, prepare_kernel
-from multimix_kernels.backends.triton.sums import add_up_kernel, centre_kernel
+from multimix_kernels.backends.triton.products.operands import prepare_kernel
+from multimix_kernels.backends.triton.sums import add_up_kernel, balance_kernel, centre_kernel, finish_kernel
 from multimix_kernels.backends.triton.weights.sample import sample_kernel
 from multimix_kernels.backends.triton.weights.stream import ACCURATE, HARDWARE, LOG_SPACE
 
@@ -23,7 +23,7 @@ TARGETS = {
 }
 B, MANY = 128, 1024  # examples
 REPRESENTATIVE = {"mixed_small c=100", "normaliser", "gradient", "soft"}  # and the first sampler
-DRAW = dict(PER_EXAMPLE=False, SUBSET=False, ATTENTION=False, IGNORED=True)
+DRAW = dict(SUBSET=False)
 
 
 @dataclass(frozen=True)
@@ -33,11 +33,10 @@ class Case:
     name: str
     kernel: Any
     operand: str
-    constants: dict
+    constants: dict  # and flags, which say what the arguments are: see `arguments`
     warps: int
     stages: int
     products: bool = True
-    types: tuple[tuple[str, str], ...] = ()  # of arguments, where they are not the usual
     variant: bool = False  # of other operands than contiguous ones, labels, and no attention
     representative: bool = False  # one of the few that stand for all
 
@@ -92,15 +91,12 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
             found.append(drawn.but("alpha of each example, attention", PER_EXAMPLE=True, ATTENTION=True))
     for operand in operands:
         found += _products(family, operand)
-    sums = dict(p_example=1, WIDTH=B, GRAM=True, LABELS=True, SCALED=False, TILE=shapes.ADD_UP_TILE)
+    sums = dict(LABELS=True, TILE=shapes.ADD_UP_TILE)
     found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
-    ready = dict(
-        x_class=1, p_example=1, y_example=1, t_example=1, t_class=0, WIDTH=B, CLASSES=1024, R=2, CHUNK=1024,
-        OPERAND="bf16", LABELS=True, SCORES=True, PACKED=True, ON_TARGET=True, TARGETS=False, IGNORED=True,
-    )  # fmt: skip
-    types = (("sums_ptr", "*fp32"), ("ignored_ptr", "*i8"))
-    found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False, types))
-    found.append(Case("finish", finish_kernel, "bf16", dict(CHECKED=True, TILE=1024), 4, 1, False))
+    ready = dict(WIDTH=B, CLASSES=1024, R=2, CHUNK=1024, OPERAND="bf16", LABELS=True, NAN=False)
+    found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False))
+    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024), 4, 1, False))
+    found.append(Case("finish", finish_kernel, "bf16", dict(TILE=1024), 4, 1, False))
     found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}
     return [replace(case, representative=case.name in few and case.operand == "bf16") for case in found]
@@ -114,29 +110,23 @@ def _products(family: shapes.Family, operand: str) -> list[Case]:
         if small is not None:
             found += _mixed_small(name, small, family, operand)
 
-    def case(name, kernel, shape, columns, b=B, types=(), **constants):
+    def case(name, kernel, shape, columns, b=B, **constants):
         sizes = {"WIDTH": b, "DEPTH": min(b, shape.depth), "R": shape.rows, columns: shape.classes, "OPERAND": operand}
-        return Case(name, kernel, operand, sizes | constants, shape.warps, shape.stages, True, types)
+        return Case(name, kernel, operand, sizes | constants, shape.warps, shape.stages)
 
     large, two, softs = family.large[operand], family.two_accumulators[operand], family.soft[operand]
-    x, labels = dict(x_class=1, PACKED=True), dict(LABELS=True)
-    values, g = dict(x_feature=1, PACKED=True), dict(g_feature=1)
-    one = dict(WEIGHTED=False)
+    labels = dict(LABELS=True)
+    values = dict(ZEROS=False, SCORES=False)
     total = dict(HEIGHT=1152, FIRST=False, IN_PLACE=False)
-    soft_case = dict(
-        l_class=1, t_example=0, t_class=0, LABELS=True, PACKED=True, ROWS=False, GRADIENT=True, WEIGHTS=False,
-        WEIGHTED=False, SCALED=False, UNIT=8, OUT_UNIT=8,
-    )  # fmt: skip
-    wide = (("logits_ptr", "*fp32"), ("grad_ptr", "*fp32"), ("out_ptr", "*fp32"))
-    normaliser = case("normaliser", normaliser_kernel, large, "CLASSES", **x, **labels, ROWS=False)
-    gradient = case("gradient", gradient_kernel, large, "CLASSES", **x, **labels, **one, **total)
-    by_weights = case("weights gradient", weights_gradient_kernel, two, "CLASSES", **x, **labels, **one)
+    soft_case = dict(UNIT=8, OUT_UNIT=8)
+    wide = dict(WIDE=True)
+    normaliser = case("normaliser", normaliser_kernel, large, "CLASSES", **labels, ROWS=False)
+    gradient = case("gradient", gradient_kernel, large, "CLASSES", **labels, **total)
+    by_weights = case("weights gradient", weights_gradient_kernel, two, "CLASSES", **labels)
     softened = case("soft", soft.soft_kernel, softs, "CLASSES", **soft_case)
     mixed = case("mix", mix.mix_kernel, two, "FEATURES", **values)
-    mixed_by_values = case("mix values gradient", mix.values_gradient_kernel, large, "FEATURES", **g, **total)
-    mixed_by_weights = case(
-        "mix weights gradient", mix.weights_gradient_kernel, two, "FEATURES", **g, **values, ADD=False
-    )
+    mixed_by_values = case("mix values gradient", mix.values_gradient_kernel, large, "FEATURES", **total)
+    mixed_by_weights = case("mix weights gradient", mix.weights_gradient_kernel, two, "FEATURES", ADD=False)
     found += [
         normaliser,
         gradient,
@@ -145,15 +135,14 @@ def _products(family: shapes.Family, operand: str) -> list[Case]:
         mixed,
         mixed_by_values,
         mixed_by_weights,
-        case("mix many", mix.mix_kernel, two, "FEATURES", MANY, wide, **values),
-        case("soft many", soft.soft_kernel, softs, "CLASSES", MANY, wide, **soft_case),
-        case("mix values gradient many", mix.values_gradient_kernel, two, "FEATURES", MANY, wide, **g, **total),
+        case("mix many", mix.mix_kernel, two, "FEATURES", MANY, **wide, ZEROS=False, SCORES=True),
+        case("soft many", soft.soft_kernel, softs, "CLASSES", MANY, **wide, **soft_case),
+        case("mix values gradient many", mix.values_gradient_kernel, two, "FEATURES", MANY, **wide, **total),
     ]
     # Too large for a copy and for partial sums.
     in_place, unpacked, probabilities = dict(IN_PLACE=True), dict(PACKED=False), dict(LABELS=False)
     tile = dict(R=two.rows, DEPTH=min(B, two.depth))
     small_tile = dict(warps=two.warps, stages=two.stages)
-    dense = probabilities | dict(t_example=None, t_class=1)
     return found + [
         normaliser.but("probabilities, rows", **probabilities, ROWS=True),
         normaliser.but("in place", **unpacked, **tile, CLASSES=two.classes).launched(**small_tile),
@@ -163,9 +152,10 @@ def _products(family: shapes.Family, operand: str) -> list[Case]:
         by_weights.but("in place", **unpacked),
         softened.but("loss only", ROWS=True, GRADIENT=False).launched(products=False),
         softened.but("upstream, weights", WEIGHTED=True, WEIGHTS=True, SCALED=True),
-        softened.but("probabilities", **dense, WEIGHTED=True, WEIGHTS=True),
-        softened.but("probabilities in place", **dense, **unpacked, WEIGHTS=True).launched(stages=1),
+        softened.but("probabilities", **probabilities, WEIGHTED=True, WEIGHTS=True),
+        softened.but("probabilities in place", **probabilities, **unpacked, WEIGHTS=True).launched(stages=1),
         mixed.but("in place", **unpacked),
+        mixed.but("subset", ZEROS=True),
         mixed_by_values.but("in place", **in_place, **tile, FEATURES=two.classes).launched(**small_tile),
         mixed_by_weights.but("in place", **unpacked, ADD=True),
     ]
@@ -175,8 +165,7 @@ def _mixed_small(name: str, small: shapes.Small, family: shapes.Family, operand:
     pair = small.pair
     constants = dict(
         E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes,
-        KIND=HARDWARE.value if family.lanes == 32 else ACCURATE.value, ATTENTION=False, IGNORED=True, OPERAND=operand,
-        LABELS=True, ROWS=False, GRADIENT=True, WEIGHTED=False,
+        KIND=HARDWARE.value if family.lanes == 32 else ACCURATE.value, OPERAND=operand, LABELS=True,
     )  # fmt: skip
     plain = Case(name, mixed_small_kernel, operand, constants, pair.warps, 1)
     return [

@@ -17,7 +17,7 @@ from .host import device, shapes
 from .host.blocks import Block, blocks, width
 from .host.constants import MASKED
 from .host.tune import tuned
-from .products.columns import Columns, load_columns, mix_columns, mix_columns_with_zeros
+from .products.columns import Columns, columns_of, load_columns, mix_columns, mix_columns_with_zeros
 from .products.dot import dot, nearest, round_operand
 from .sums import add_partial, add_up, centre, fits
 from .weights.sample import Sampler
@@ -50,8 +50,8 @@ def mix_kernel(
     k, location = place * stored + row, place + first_location
     f = tl.program_id(1) * FEATURES + tl.arange(0, FEATURES)
     mixed = mix_columns(drawn.weights, k, values, place, f, d, WIDTH, DEPTH, R, FEATURES, OPERAND, True)
-    if ZEROS:
-        if tl.max((mixed * 0.0 != 0.0).to(tl.int32)) != 0:  # noqa: SIM102 (a constant, and a branch)
+    if ZEROS:  # noqa: SIM102 (a constant, and a branch)
+        if tl.max((mixed * 0.0 != 0.0).to(tl.int32)) != 0:
             mixed = mix_columns_with_zeros(drawn.weights, k, values, place, f, d, WIDTH, DEPTH, R, FEATURES, OPERAND)
     mixed *= tl.load(drawn.inverse + k)[:, None]
     if SCORES and OPERAND != "fp16":
@@ -142,10 +142,10 @@ def pack(values: Tensor, left_out: Tensor | None, wide: int, features: int) -> C
     if places * wide * features * values.itemsize > shapes.PACKED_BYTES:
         kept = values.new_zeros((wide,), dtype=torch.int8)
         kept[:b] = 1 if left_out is None else left_out == 0
-        return Columns(values, *values.stride(), kept)
+        return columns_of(values, kept)
     packed = values.new_zeros((places, wide, features))
     packed[:, :b, :d] = values if left_out is None else values.masked_fill((left_out != 0).unsqueeze(1), 0)
-    return Columns(packed, *packed.stride())
+    return columns_of(packed)
 
 
 def launch_mix(
@@ -264,5 +264,5 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
                     total.finish(1.0)
             if want_attention:
                 launch_weights_gradient(grad, packed, block, two, *place, add=False)
-                centre(block, sampler.attention[here], grad_attention[here])
+                centre(block, sampler.attended[here], grad_attention[here])
     return grad_values, grad_attention

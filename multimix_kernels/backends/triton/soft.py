@@ -292,7 +292,7 @@ def launch(logits, target: Target, sampler: Sampler, rows, upstream: Upstream | 
             )  # fmt: skip
             if want_weights:
                 here = slice(block.first_location, block.first_location + block.places)
-                centre(block, sampler.attention[here], grad_attention[here])
+                centre(block, sampler.attended[here], grad_attention[here])
     if want_weights:
         grad_attention *= scale
     return sums, ready.examples.mass

@@ -160,9 +160,10 @@ def add_up(
     tile, in_place = shapes.ADD_UP_TILE, partial is out
     strides = (b * c, 0, c, 1) if in_place else (*partial.stride()[:2], 1, partial.stride(2))
     products, keep, uniform, ignore_index = None, 0.0, 0.0, 0
-    if gram is not None and target is not None:
+    if gram is not None and target is not None and mass is not None:
         t_strides = (1, 0) if target.by_label else target.values.stride()
-        products = Gram(gram, *gram.stride()[:3], target.values, *t_strides, mass)
+        place, split, row, _ = gram.stride()
+        products = Gram(gram, place, split, row, target.values, t_strides[0], t_strides[1], mass)
         keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
     given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
@@ -203,6 +204,8 @@ def centre_kernel(
         mu = tl.where(attention[None, :] == 0, 0.0, plain * attention[None, :])
         g = tl.load(gradient_ptr + at, mask=inside, other=0.0)
         centred = g - tl.sum(tl.where(mu == 0, 0.0, mu * g), 1)[:, None]  # of no weight: g may be NaN
+        # An example alone in its row has no gradient, whatever the rounding: `plain` may be 1e38.
+        centred = tl.where((tl.max(mu, 1) == tl.sum(mu, 1))[:, None], 0.0, centred)
         total += tl.sum(tl.where((centred == 0) | (plain == 0), 0.0, plain * centred), 0)
     tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * WIDTH + i, total, mask=i < WIDTH)
 

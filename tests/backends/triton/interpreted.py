@@ -4,6 +4,7 @@ Sizes are small, as each operation of a kernel is some calls of NumPy.
 """
 
 import itertools
+import math
 
 import pytest
 import torch
@@ -13,12 +14,16 @@ import triton.language as tl
 import multimix_kernels as mk
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.backends.triton.host import shapes, tune
+from multimix_kernels.backends.triton.mixed import large
 from multimix_kernels.backends.triton.products.dot import round_operand
+from multimix_kernels.backends.triton.weights import sample, stream
 from multimix_kernels.backends.triton.weights.tile import as_rows, smallest_keys
 
+from ...support.bounds import assert_same_weights
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
 from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
+from ..kernels import reference as operators_of_reference
 
 
 @triton.jit
@@ -35,6 +40,53 @@ def equal_keys_kernel(out_ptr, m, E: tl.constexpr, R: tl.constexpr, C: tl.conste
 def tf32_kernel(x_ptr, out_ptr):
     at = tl.arange(0, 4)
     tl.store(out_ptr + at, round_operand(tl.load(x_ptr + at), "tf32"))
+
+
+@triton.jit
+def approximate(x, OPERATION: tl.constexpr):
+    """What the special function unit may give: PTX bounds its errors by 2**-22, absolute for logarithms of (0.5, 2)."""
+    result = tl.log2(x) if OPERATION == "lg2" else tl.exp2(x) if OPERATION == "ex2" else tl.sqrt(x)
+    sign = (((x.to(tl.int32, bitcast=True) >> 2) & 15).to(tl.float32) / 7.5 - 1.0) * 2.0**-22
+    absolute = (x > 0.5) & (x < 2.0) if OPERATION == "lg2" else x != x
+    return tl.where(absolute, result + sign, result * (1.0 + (sign if OPERATION != "sqrt" else sign * 0.5)))
+
+
+@pytest.mark.parametrize(("alpha", "kept"), [(0.5, True), (1.0, True), (0.3, False)])
+def test_weights_by_approximate_functions(alpha, kept, monkeypatch):
+    """Within 1e-5 in the default range of concentrations, and not at 0.3, where accurate ones are used."""
+    n, b = 2048, 64
+    draw = draw_of(n, b, low=alpha, high=alpha)
+    exact = operators_of_reference.sample(b, 1, torch.float64, None, None, *draw)
+    monkeypatch.setattr(stream, "special", approximate)
+    assert_same_weights(
+        operators.sample(b, 1, torch.float32, None, None, *draw)[0], exact[0], rows=math.ceil(1e-5 * n * b)
+    )
+    monkeypatch.setattr(sample, "HARDWARE_FROM", 0.0)
+    monkeypatch.setattr(sample, "ACCURATE_FROM", 0.0)
+    found = operators.sample(b, 1, torch.float32, None, None, *draw)[0].double()
+    wrong = ((found - exact[0]).abs() > 1e-5 * exact[0] + 2.0**-120).sum().item()
+    assert (wrong <= math.ceil(1e-5 * n * b)) == kept, wrong
+
+
+@triton.jit
+def truncating(x, y, accumulator, OPERAND: tl.constexpr):
+    """A product whose sum keeps 11 bits and cuts off the others, as tensor cores do beyond 24."""
+    total = accumulator + tl.dot(x.to(tl.float32), y.to(tl.float32), input_precision="ieee")
+    return (total.to(tl.int32, bitcast=True) & -8192).to(tl.float32, bitcast=True)
+
+
+def test_long_sums_are_not_truncated(monkeypatch):
+    """Each super-block begins at zero, and is added to nearest."""
+    scores, y = torch.zeros(1, 7, 5), torch.arange(7) % 5
+    choose_regime("large", monkeypatch)
+    monkeypatch.setattr(large, "dot", truncating)
+    arguments = (scores, y, 0.0, -100, SUM, True, False, None, None, *draw_of(1024, 7))
+    exact = operators_of_reference.mixed_cross_entropy(*arguments)[1].double()
+    errors = []
+    for size in (16 << 20, 128 * (16 * 4 + 12)):  # one block, and eight
+        monkeypatch.setattr(shapes, "SCRATCH_BYTES", size)
+        errors.append((operators.mixed_cross_entropy(*arguments)[1].double() - exact).abs().max().item())
+    assert errors[1] < errors[0] / 3
 
 
 @pytest.fixture

@@ -234,13 +234,13 @@ class Plan:
     @property
     def tile(self) -> dict:
         """Constants of a launch."""
-        sizes = dict(WIDTH=self.width, DEPTH=self.depth, R=self.large.rows, CLASSES=self.classes)
+        sizes: dict = dict(WIDTH=self.width, DEPTH=self.depth, R=self.large.rows, CLASSES=self.classes)
         return sizes | dict(OPERAND=self.operand) | device.options(self.large.warps, self.large.stages)
 
     @property
     def small_tile(self) -> dict:
         """The same where two accumulators are held."""
-        sizes = dict(WIDTH=self.width, DEPTH=min(self.width, self.two.depth), R=self.two.rows)
+        sizes: dict = dict(WIDTH=self.width, DEPTH=min(self.width, self.two.depth), R=self.two.rows)
         sizes |= dict(CLASSES=min(self.classes, self.two.classes), OPERAND=self.operand)
         return sizes | device.options(self.two.warps, self.two.stages)
 
@@ -331,7 +331,7 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
     normaliser = Normaliser(plan, target, c, sampler.draw.n, rows)
     by_weights = None
     if grad_attention is not None:
-        by_weights = WeightsGradient(grad_attention, plan, target, sampler.attention, upstream)
+        by_weights = WeightsGradient(grad_attention, plan, target, sampler.attended, upstream)
     with device.on_device(scores):
         for block in blocks(sampler, r, scores.dtype, operand, by_weights is not None, plan.most):
             here = slice(block.first_location, block.first_location + block.places)

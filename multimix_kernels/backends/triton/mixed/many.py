@@ -42,7 +42,9 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
             sums = new_sums(block, soft.rows) if sums is None else sums
             if block.first == 0:
                 # NaN stays: the product sees it, and what it may leave out.
-                values = prepare(scores[here], target, sampler.left_out, sizes.width, height, operand, nan=True).scores
+                values = prepare(
+                    scores[here], target, sampler.left_out, sizes.width, height, operand, nan=True
+                ).given_scores
             logits = block.logits
             if logits is None:
                 raise ValueError("block: has no room for logits")
@@ -60,7 +62,7 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                     total.finish(scale, scores[here])
             if want_weights:
                 launch_weights_gradient(logits, values, block, sizes, 0, 0, add=True)
-                centre(block, sampler.attention[here], grad_attention[here])
+                centre(block, sampler.attended[here], grad_attention[here])
     if want_weights:
         grad_attention *= scale
     return sums, ready.examples.mass

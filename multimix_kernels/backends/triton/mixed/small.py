@@ -136,11 +136,11 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
                 scores[here], target, sampler.left_out, width, classes, operand, transposed=True, targets=scores.dtype
             )
             mixed_small_kernel[(count * splits,)](
-                ready.scores.pointer, ready.targets.pointer, ready.examples.mass, ready.examples.flaw, target.keep,
-                target.uniform, upstream, rows, sums[first * splits :], partial, first, splits, c,
+                ready.given_scores.pointer, ready.given_targets.pointer, ready.examples.mass, ready.examples.flaw,
+                target.keep, target.uniform, upstream, rows, sums[first * splits :], partial, first, splits, c,
                 sampler.names, *sampler.counts, shape.pair.registers, shape.pair.rows, shape.pair.groups, classes,
                 sampler.kind, operand, target.by_label, **device.options(shape.pair.warps, 1),
             )  # fmt: skip
-            if gradient is not None:
+            if gradient is not None and partial is not None:
                 add_up(partial[:count], gradient[here], scale, scores=scores[here])
     return sums, ready.examples.mass

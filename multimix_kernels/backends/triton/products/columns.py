@@ -25,6 +25,12 @@ class Columns(NamedTuple):
     shift: Tensor | None = None  # in place, of scores: (places, width)
 
 
+def columns_of(x: Tensor, kept: Tensor | None = None, shift: Tensor | None = None) -> Columns:
+    """x (places, examples, columns) as kernels take it."""
+    place, example, column = x.stride()
+    return Columns(x, place, example, column, kept, shift)
+
+
 @triton.jit
 def is_score(s):
     """Whether it is neither a mask, nor infinite, nor NaN."""

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..host import device, shapes
 from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16
-from .columns import Columns, finite_score, is_score
+from .columns import Columns, columns_of, finite_score, is_score
 from .dot import nearest
 from .targets import Target
 
@@ -157,11 +157,25 @@ class Prepared:
     kept: Tensor  # int8 (width,): whether there is such an example and it is not ignored
 
     @property
+    def given_scores(self) -> Columns:
+        """Where there were scores."""
+        if self.scores is None:
+            raise ValueError("scores: there were none")
+        return self.scores
+
+    @property
+    def given_targets(self) -> Columns:
+        """Where padded targets were asked for."""
+        if self.targets is None:
+            raise ValueError("targets: padded ones were not asked for")
+        return self.targets
+
+    @property
     def on_target_columns(self) -> Columns:
         """A as a matrix (examples, examples)."""
         if self.on_target is None:
             raise ValueError("on_target: was not asked for")
-        return Columns(self.on_target, *self.on_target.stride())
+        return columns_of(self.on_target)
 
 
 def prepare(
@@ -188,9 +202,11 @@ def prepare(
         sums, flaw, shift = scores.new_empty((3, places, width), dtype=torch.float32).unbind()
         examples = Examples(mass, sums, flaw)
         on_target_of = scores.new_empty((places, width, width)) if on_target else None
-        found = padded(places, scores.dtype) if packed else Columns(scores, *scores.stride(), kept, shift)
-        source = Scores(scores, *scores.stride(), shift, on_target_of, found if packed else None)
-    given = Targets(like, *((1, 0) if target.by_label else like.stride()), y)
+        found = padded(places, scores.dtype) if packed else columns_of(scores, kept, shift)
+        place, example, column = scores.stride()
+        source = Scores(scores, place, example, column, shift, on_target_of, found if packed else None)
+    t_example, t_column = (1, 0) if target.by_label else like.stride()
+    given = Targets(like, t_example, t_column, y)
     chunk = min(1024, shapes.power_of_two(max(classes, width)))
     rows = min(width, 2048 // chunk)
     prepare_kernel[(triton.cdiv(width, rows), places)](
@@ -201,7 +217,7 @@ def prepare(
     if scores is not None and on_target_of is not None and not target.by_label:
         _products_with_targets(scores, ignored, shift[:, :b], target, on_target_of)
     if y is None and not target.by_label:
-        y = Columns(like, 0, *like.stride(), kept)
+        y = Columns(like, 0, t_example, t_column, kept)
     return Prepared(found, y, on_target_of, examples, kept)
 
 

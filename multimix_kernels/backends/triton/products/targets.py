@@ -32,7 +32,8 @@ class Upstream(NamedTuple):
 def upstream_of(grad_rows: Tensor) -> Upstream:
     """As kernels take it."""
     largest = torch.linalg.vector_norm(grad_rows, torch.inf, dtype=torch.float32).reshape(1)
-    return Upstream(grad_rows, *grad_rows.stride(), torch.where(largest > 0, largest, 1.0))
+    location, row = grad_rows.stride()
+    return Upstream(grad_rows, location, row, torch.where(largest > 0, largest, 1.0))
 
 
 @triton.jit

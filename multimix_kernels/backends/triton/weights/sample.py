@@ -76,6 +76,13 @@ class Sampler:
         return self.draw.row_offset, self.draw.n, self.b, self.draw.m
 
     @property
+    def attended(self) -> Tensor:
+        """The attention, where there is one."""
+        if self.attention is None:
+            raise ValueError("attention: there is none")
+        return self.attention
+
+    @property
     def zeros(self) -> bool:
         """Whether weights of examples that are not ignored may be zero."""
         return self.subset or self.attention is not None

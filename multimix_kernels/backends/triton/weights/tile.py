@@ -175,7 +175,8 @@ def draw_tile(
     mu_even, mu_odd = mu_even * inverse, mu_odd * inverse
     if draw.attention is not None:
         inverse = tl.where(dead, 0.0, inverse * scale * up)
-        even, odd = even * inverse, odd * inverse
+        # The inverse is infinite where all attention is below 1e-38.
+        even, odd = tl.where(even == 0, 0.0, even * inverse), tl.where(odd == 0, 0.0, odd * inverse)
     else:
         even, odd = mu_even, mu_odd
     return mu_even, mu_odd, even, odd
