@@ -71,9 +71,9 @@ def find_torch() -> Path:
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
-            "multimix_kernels is built against the torch that is installed, and there is none in this build "
-            "environment: install torch first, then run pip install ninja 'setuptools>=77' and "
-            "pip install --no-build-isolation; or set MULTIMIX_BUILD=none"
+            "multimix_kernels is built against the torch that is installed, and there is none in this environment (an "
+            "isolated build sees none): install torch first, then pip install ninja 'setuptools>=77', then pip install "
+            "--no-build-isolation. MULTIMIX_BUILD=none installs without the compiled libraries"
         )
     torch = Path(spec.submodule_search_locations[0])
     version = read_torch(torch, "__version__") or "unknown"
