@@ -1,8 +1,8 @@
 """Builds the compiled libraries with ninja, against the torch that is installed.
 
-README.md lists the variables: which libraries (MULTIMIX_BUILD), GPUs (TORCH_CUDA_ARCH_LIST), toolkit (CUDA_HOME,
-CUDA_PATH), compilers (CXX, NVCC_CCBIN), jobs (MAX_JOBS, NVCC_THREADS), version (MULTIMIX_LOCAL_VERSION). More flags:
-CXXFLAGS, LDFLAGS, NVCC_APPEND_FLAGS. CONTRIBUTING.md says why this is no CMake.
+docs/installation.md lists the variables: which libraries (MULTIMIX_BUILD), GPUs (TORCH_CUDA_ARCH_LIST), toolkit
+(CUDA_HOME, CUDA_PATH), compilers (CXX, NVCC_CCBIN), jobs (MAX_JOBS, NVCC_THREADS), version (MULTIMIX_LOCAL_VERSION).
+More flags: CXXFLAGS, LDFLAGS, NVCC_APPEND_FLAGS. CONTRIBUTING.md says why this is no CMake.
 """
 
 import importlib.util
@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -17,17 +18,26 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import setuptools
+
+if int(setuptools.__version__.split(".")[0]) < 77:  # before it meets what it does not know, here and in pyproject.toml
+    raise SystemExit(
+        f"multimix_kernels is built by setuptools 77 or later, and this is {setuptools.__version__}: "
+        "pip install 'setuptools>=77'"
+    )
+
 from setuptools import Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
+from setuptools.command.dist_info import dist_info
 from setuptools.command.egg_info import egg_info
 
 ROOT = Path(__file__).resolve().parent
 STABLE = "-DTORCH_TARGET_VERSION=0x020a000000000000"  # the oldest torch whose stable ABI will do: 2.10
 COMMON = "-std=c++17 -O3"
 PREFIX_MAP = f"-fmacro-prefix-map={ROOT}/="  # no folder of the building machine in error messages
-HOST_FLAGS = f"-fPIC -fvisibility=hidden -Wall -Wno-maybe-uninitialized -Wno-uninitialized -Wno-unknown-pragmas {PREFIX_MAP}"
-FLAGS = f"{COMMON} {HOST_FLAGS} -ffp-contract=fast"
+WARNINGS = ("-Wall", "-Wno-maybe-uninitialized", "-Wno-uninitialized", "-Wno-unknown-pragmas")
+HOST_FLAGS = ("-fPIC", "-fvisibility=hidden", *WARNINGS, PREFIX_MAP)
 # Object name -> flags: one compilation of kernels.cpp for each instruction set. The baseline comes first.
 INSTRUCTION_SETS = {"baseline": ""}
 if platform.machine().lower() in ("x86_64", "amd64"):
@@ -36,6 +46,7 @@ if platform.machine().lower() in ("x86_64", "amd64"):
     INSTRUCTION_SETS |= {"avx2": avx2, "avx512": avx512}
 
 DRY_RUN = ("--dryrun", "-c", "-x", "cu", os.devnull, "-o", os.devnull)  # of nvcc
+MIN_TORCH = (2, 10)  # the first with that ABI
 MIN_NVCC = (12, 8)  # the first that knows compute capability 12.0
 DEFAULT_ARCHITECTURES = ("8.0", "8.6", "8.9", "9.0", "10.0", "12.0")
 GPUS = {
@@ -60,10 +71,16 @@ def find_torch() -> Path:
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         raise SystemExit(
-            "multimix_kernels is built against the torch that is installed, and there is none in this build "
-            "environment: install torch first, then run pip install --no-build-isolation, or set MULTIMIX_BUILD=none"
+            "multimix_kernels is built against the torch that is installed, and there is none in this environment (an "
+            "isolated build sees none): install torch first, then pip install ninja 'setuptools>=77', then pip install "
+            "--no-build-isolation. MULTIMIX_BUILD=none installs without the compiled libraries"
         )
-    return Path(spec.submodule_search_locations[0])
+    torch = Path(spec.submodule_search_locations[0])
+    version = read_torch(torch, "__version__") or "unknown"
+    found = re.match(r"(\d+)\.(\d+)", version)
+    if found and (int(found[1]), int(found[2])) < MIN_TORCH:
+        raise SystemExit(f"multimix_kernels needs torch 2.10 or later, and torch {version} is installed")
+    return torch
 
 
 def read_torch(torch: Path, name: str) -> str | None:
@@ -250,17 +267,29 @@ def max_jobs() -> int:
     return at_least_one("MAX_JOBS", cores or 1)
 
 
+def word(text: str | Path) -> str:
+    """A word of a command in a ninja file: quoted for the shell, then for ninja."""
+    return shlex.quote(str(text)).replace("$", "$$")
+
+
+def target(path: str | Path) -> str:
+    """A path in a build line of a ninja file."""
+    return re.sub(r"([$ :])", r"$\1", str(path))
+
+
 def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
     """The rules for the libraries."""
     torch, (compiler, version) = find_torch(), find_compiler()
     extra, link_extra = os.environ.get("CXXFLAGS", ""), os.environ.get("LDFLAGS", "")
     # Half-precision conversions from the static libgcc: the shared one has them only from GCC 12 on.
     libgcc = "" if "clang" in version else "-lgcc"
-    stable = f"{STABLE} -isystem {torch}/include -fmacro-prefix-map={torch.parent}/="
-    compiled = f"-I {ROOT / 'csrc'} $flags -MMD -MF $out.d -c $in -o $out"
+    compiler, extra, link_extra = (text.replace("$", "$$") for text in (compiler, extra, link_extra))
+    stable = f"{STABLE} -isystem {word(torch / 'include')} {word(f'-fmacro-prefix-map={torch.parent}/=')}"
+    compiled = f"-I {word(ROOT / 'csrc')} $flags -MMD -MF $out.d -c $in -o $out"
+    host_flags = " ".join(map(word, HOST_FLAGS))
     rules = {
-        "compile": f"{compiler} {FLAGS} {extra} {compiled}",
-        "link": f"{compiler} -shared {extra} $in -o $out {link_extra} -L{torch / 'lib'} $flags {libgcc}",
+        "compile": f"{compiler} {COMMON} {host_flags} -ffp-contract=fast {extra} {compiled}",
+        "link": f"{compiler} -shared {extra} $in -o $out {link_extra} -L{word(torch / 'lib')} $flags {libgcc}",
     }
     objects: dict[str, list[tuple]] = {}  # of a library: rule, object, source, flags
     linked = {"cpu": "-ltorch -ltorch_cpu"}
@@ -277,29 +306,28 @@ def ninja_file(folder: Path, libraries: dict[str, Path]) -> str:
         kernels = sorted(source.rglob("*.cu"))
         host = os.environ.get("NVCC_CCBIN") or next(word for word in compiler.split() if "ccache" not in word)
         threads = at_least_one("NVCC_THREADS", min(len(architectures()), max_jobs() // len(kernels)))
-        host_flags = ",".join(HOST_FLAGS.split())
-        rules["nvcc"] = (
-            f"{toolkit.home}/bin/nvcc {COMMON} --threads {threads} -ccbin {host} -Xcompiler={host_flags} {compiled}"
-        )
+        to_host = word(f"-Xcompiler={','.join(map(shlex.quote, HOST_FLAGS))}")  # nvcc hands it to a shell of its own
+        nvcc = word(toolkit.home / "bin" / "nvcc")
+        rules["nvcc"] = f"{nvcc} {COMMON} --threads {threads} -ccbin {word(host)} {to_host} {compiled}"
         machine = [(nvcc_target(item), "sm") for item in architectures()]
         ptx = [(nvcc_target(item), "compute") for item in architectures() if item.endswith("+PTX")]
         codes = " ".join(f"-gencode=arch=compute_{target},code={kind}_{target}" for target, kind in machine + ptx)
-        flags = f"{stable} -DUSE_CUDA -isystem {toolkit.folder_of('cuda_runtime.h')}"
+        flags = f"{stable} -DUSE_CUDA -isystem {word(toolkit.folder_of('cuda_runtime.h'))}"
         objects["cuda"] = [("nvcc", path.relative_to(source).with_suffix(".o"), path, codes) for path in kernels]
         objects["cuda"].append(("compile", "operators.o", source / "operators.cpp", flags))
         # The stream of torch is in a library that only libtorch names, and only in a torch with CUDA.
         linked["cuda"] = (
             "-s -Wl,--no-as-needed -ltorch -ltorch_cpu -Wl,--as-needed -Wl,--exclude-libs,ALL "
-            f"-L{toolkit.folder_of('libcudart_static.a')} -lcudart_static -lpthread -ldl -lrt"
+            f"-L{word(toolkit.folder_of('libcudart_static.a'))} -lcudart_static -lpthread -ldl -lrt"
         )
     lines = []
     for name, command in rules.items():
         lines += [f"rule {name}", f"  command = {command}", *["  depfile = $out.d", "  deps = gcc"] * (name != "link")]
     for name, library in libraries.items():
-        builds = [(rule, folder / name / item, source, flags) for rule, item, source, flags in objects[name]]
-        builds.append(("link", library, " ".join(str(item) for _, item, *_ in builds), linked[name]))
+        builds = [(rule, folder / name / item, target(source), flags) for rule, item, source, flags in objects[name]]
+        builds.append(("link", library, " ".join(target(item) for _, item, *_ in builds), linked[name]))
         for rule, item, sources, flags in builds:
-            lines += [f"build {item}: {rule} {sources}", f"  flags = {flags}"]
+            lines += [f"build {target(item)}: {rule} {sources}", f"  flags = {flags}"]
     return "\n".join([*lines, ""])
 
 
@@ -360,6 +388,15 @@ class LocalVersion(egg_info):
         super().finalize_options()
 
 
+class Metadata(dist_info):
+    """What pip asks for first: what cannot be built is said before pip downloads torch for it."""
+
+    def finalize_options(self):
+        """Decides what to build."""
+        plan()
+        super().finalize_options()
+
+
 class PlatformWheel(bdist_wheel):
     """One wheel for all Python versions."""
 
@@ -371,5 +408,10 @@ class PlatformWheel(bdist_wheel):
 if __name__ == "__main__":
     setup(
         ext_modules=[Extension("multimix_kernels.backends.lib.multimix_cpu", sources=[])],
-        cmdclass={"build_ext": BuildLibraries, "egg_info": LocalVersion, "bdist_wheel": PlatformWheel},
+        cmdclass={
+            "build_ext": BuildLibraries,
+            "dist_info": Metadata,
+            "egg_info": LocalVersion,
+            "bdist_wheel": PlatformWheel,
+        },
     )

@@ -1,12 +1,15 @@
 """`python -m multimix_kernels`: versions, what is installed, and which backend runs where, and why."""
 
+import os
 import platform
+import warnings
 from importlib import metadata
+from pathlib import Path
 
 import torch
 
 from . import __version__, available_backends
-from .backends import TABLE, choose, native
+from .backends import ENVIRONMENT_VARIABLE, TABLE, choose, native
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
@@ -45,18 +48,23 @@ def libraries() -> list[str]:
             targets = info.get("instruction_sets") or map(native.architecture_name, info.get("architectures", []))
             text = f"for {', '.join(targets)}, built with {', '.join(parts)}"
         else:
-            text = f"not built: {info.get('reason', native.NOT_BUILT)}"
+            text = f"not built: {native.why_not_built(name)}"
         lines.append(f"  {name:<10} {text}{'; loaded' if native.is_loaded(name) else ''}")
     return lines
 
 
 def choices() -> list[str]:
-    """Which backend tensors of each device and dtype get where none is named."""
-    lines = []
+    """Which backend tensors of each device and dtype get where none is named, and the order in which they are tried."""
+    order = ", ".join(row.name if row.by_default else f"{row.name} (only if named)" for row in TABLE.values())
+    lines = [f"  {'order':<10} {order}"]
+    if name := os.environ.get(ENVIRONMENT_VARIABLE):
+        lines.append(f"  {'set':<10} {ENVIRONMENT_VARIABLE}={name}")
     for device in ("cpu", "cuda"):
         chosen: dict[str, list[str]] = {}
-        for dtype, name in NAMES.items():
-            chosen.setdefault(choose(None, torch.device(device), dtype).name, []).append(name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # all of it is said here
+            for dtype, name in NAMES.items():
+                chosen.setdefault(choose(None, torch.device(device), dtype).name, []).append(name)
         better = [row for row in TABLE.values() if not row.by_default and device in row.devices]
         named = " and ".join(row.name for row in better if row.reason is None)
         why = f"; {named}, which no GPU has run yet, only if named" if named else ""
@@ -68,6 +76,7 @@ def choices() -> list[str]:
 def main() -> None:
     """Prints versions, devices, libraries, every backend with why it is missing if it is, and what is used where."""
     print(f"multimix_kernels {installed_version()}, torch {torch.__version__}, Python {platform.python_version()}")
+    print(f"in {Path(__file__).parent}")
     print("\n".join([f"{platform.machine()}, {torch.get_num_threads()} threads", *gpus()]))
     print("backends:")
     for name, backend in available_backends().items():

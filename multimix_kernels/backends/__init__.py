@@ -8,7 +8,7 @@ from types import MappingProxyType
 
 import torch
 
-from . import native, triton
+from . import fallback, native, triton
 from .reference import operators as reference_operators
 from .triton import operators as triton_operators
 
@@ -64,8 +64,21 @@ def _missing(name: str, index: int | None) -> str | None:
     return TABLE[name].missing(index)
 
 
+def _warn_of_reference(device_type: str, index: int | None, dtype: torch.dtype) -> None:
+    """Says once for each kind of device why the reference is used where a backend could do better."""
+    if device_type in fallback.warned:
+        return
+    rows = [row for row in TABLE.values() if device_type in row.devices and dtype in row.dtypes]
+    if device_type == "cpu":
+        rows = [row for row in rows if row.by_default]  # not the simulator of the tests
+    if rows:
+        fallback.warn(device_type, {row.name: row.missing(index) for row in rows})
+
+
 # torch.compiler.assume_constant_result, without importing torch._dynamo, which takes longer than all of this package.
+# Dynamo calls such a function while it traces: reasons are found, and warnings given, without breaking the graph.
 _missing._dynamo_marked_constant = True  # type: ignore[attr-defined]
+_warn_of_reference._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 @dataclass(frozen=True)
@@ -105,6 +118,8 @@ def choose(name: str | None, device: torch.device, dtype: torch.dtype) -> Backen
     if name is None:
         for row in TABLE.values():
             if row.by_default and row.accepts(device, dtype) and _missing(row.name, device.index) is None:
+                if row.mixes_embeddings:
+                    _warn_of_reference(device.type, device.index, dtype)
                 return row
         raise ValueError(f"input: no backend takes dtype {dtype} on device {device.type}")
     if not isinstance(name, str) or name not in TABLE:

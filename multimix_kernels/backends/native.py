@@ -11,6 +11,8 @@ import ctypes
 import json
 import os
 import re
+import shlex
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -18,8 +20,7 @@ import torch
 
 DIRECTORY = Path(__file__).parent / "lib"
 MIN_TORCH = (2, 10)
-HOW_TO_BUILD = "pip install --no-build-isolation --force-reinstall --no-deps . in a clone of the source"
-NOT_BUILT = "this is a source tree"
+SOURCE = Path(__file__).parents[2]  # the clone, if this is one
 SIMT = os.environ.get("MULTIMIX_CUDA_SIMT")
 CUDA_DEVICES = ("cpu",) if SIMT else ("cuda",)
 
@@ -43,6 +44,36 @@ def is_loaded(name: str) -> bool:
     return str(library(name).resolve()) in torch.ops.loaded_libraries
 
 
+def shadowed(name: str) -> Path | None:
+    """The folder of an installed package that has the library, while Python imports this one, which has not."""
+    for entry in sys.path:
+        folder = Path(entry or os.curdir).resolve() / "multimix_kernels"
+        if (folder / "backends" / "lib" / library(name).name).exists() and folder != DIRECTORY.parents[1].resolve():
+            return folder
+    return None
+
+
+def why_not_built(name: str) -> str:
+    """Why a library is not here, in one clause."""
+    if reason := build_info().get(name, {}).get("reason"):
+        return reason
+    if not (SOURCE / "setup.py").exists():
+        return "nothing says why"
+    other = shadowed(name)
+    return f"this is the source tree {SOURCE}" + (f", which hides the package installed in {other}" if other else "")
+
+
+def how_to_get(name: str) -> str:
+    """The command that mends it."""
+    build = f"to build it: MULTIMIX_BUILD={name} pip install --no-build-isolation --no-deps"
+    if not (SOURCE / "setup.py").exists():
+        return f"{build} --force-reinstall . in a clone of the source"
+    here = f"{build} --editable {shlex.quote(str(SOURCE))}"
+    if shadowed(name):
+        return f"start Python in another folder, and keep this one out of PYTHONPATH, to use that package; or, {here}"
+    return here
+
+
 @cache
 def missing(name: str, index: int | None = None) -> str | None:
     """Loads a library, "cpu" or "cuda", once. Why it cannot be used, in one sentence; None if it can.
@@ -58,8 +89,7 @@ def missing(name: str, index: int | None = None) -> str | None:
     if not path.exists():
         if SIMT and name == "cuda":
             return f"MULTIMIX_CUDA_SIMT names {SIMT}, and there is no such file"
-        reason = info.get("reason", NOT_BUILT)
-        return f"its library was not built ({reason}); to build it: MULTIMIX_BUILD={name} {HOW_TO_BUILD}"
+        return f"its library was not built ({why_not_built(name)}); {how_to_get(name)}"
     if name == "cuda" and not SIMT and (reason := _no_cuda(info, index)):
         return reason
     try:

@@ -162,7 +162,7 @@ def test_not_built(machine):
         "its library was not built (there was no nvcc); to build it: MULTIMIX_BUILD=cuda pip install"
     )
     (machine.folder / "build.json").unlink()
-    assert "this is a source tree" in machine.missing()
+    assert "this is the source tree" in machine.missing()
 
 
 def test_library_that_does_not_load(machine, monkeypatch):
