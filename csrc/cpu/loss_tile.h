@@ -43,7 +43,10 @@ class LossTile {
         inside_(iota<I>() < typename Targets<Real>::Lane(t_.c - last_)) {
     const int64_t size = Panels<Real>::size(max_rows, t_.c);
     if (matrices_ > 1) mixed_ = Panels<Real>(memory_.get() + size, max_rows, t_.c);
-    if (matrices_ > 2) below_ = Panels<Real>(memory_.get() + 2 * size, max_rows, t_.c);
+    if (matrices_ > 2) {
+      below_ = Panels<Real>(memory_.get() + 2 * size, max_rows, t_.c);
+      std::fill_n(below_.data, size, Real(0));  // rows beyond are multiplied along
+    }
     for (size_t k = 0; k < offsets_.size(); ++k) offsets_[k] = logits.at(0, t_.labels[k]) - logits.data;
     if (!want_examples) return;
     const int64_t examples_size = Panels<Real>::size(max_rows, t_.b);

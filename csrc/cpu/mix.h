@@ -70,7 +70,7 @@ class Mix {
     Real* mu = memory.get() + tile * P;
     // Products run along the rows beyond: no denormal numbers there.
     std::fill(memory.get(), mu, Real(0));
-    std::fill(mu + schedule_.tile * stride_, mu + size, Real(0));
+    std::fill(mu + std::min(schedule_.tile, end - begin) * stride_, mu + size, Real(0));
     Real* plain = attention_grad_ ? mu + size : nullptr;
     Panels<Real> panel(memory.get(), tile, P), examples(mu + size * 2, tile, b_);
     TileSampler<Real, DrawReal> sampler(draw_, schedule_.tile);

@@ -112,16 +112,21 @@ ScalarType compute_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
-Tensor make(const Tensor& like, std::vector<int64_t> shape, ScalarType type) {
-  Tensor x = torch::stable::new_empty(like, shape, type);
-  const size_t size = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
-  baseline::advise_huge_pages(x.data_ptr(), size_t(x.numel()) * size);
-  return x;
+Tensor make(const Tensor& like, std::vector<int64_t> shape, ScalarType type, const char* what) {
+  double bytes = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
+  for (const int64_t size : shape) bytes *= double(size);
+  try {
+    Tensor x = torch::stable::new_empty(like, shape, type);
+    baseline::advise_huge_pages(x.data_ptr(), size_t(bytes));
+    return x;
+  } catch (const std::exception&) {  // whose message names a line of torch
+    baseline::out_of_memory(bytes, what);
+  }
 }
 
 // An output that is empty if it is not wanted.
-Tensor make_if(bool wanted, const Tensor& like, std::vector<int64_t> shape) {
-  return make(like, wanted ? std::move(shape) : std::vector<int64_t>{0}, compute_type(like));
+Tensor make_if(bool wanted, const Tensor& like, std::vector<int64_t> shape, const char* what) {
+  return make(like, wanted ? std::move(shape) : std::vector<int64_t>{0}, compute_type(like), what);
 }
 
 void* pointer_if(bool wanted, const Tensor& x) { return wanted ? x.data_ptr() : nullptr; }
@@ -180,8 +185,8 @@ struct LossCall {
       : from(from),
         draw(from.draw, from.b(), from.r(), is_wide(from.operand)),
         target(from),
-        grad_operand(make_if(from.want.operand, from.operand, {from.r(), from.operand.size(1), from.c()})),
-        grad_attention(make_if(from.want.attention, from.operand, {from.r(), from.b()})) {}
+        grad_operand(make_if(from.want.operand, from.operand, {from.r(), from.operand.size(1), from.c()}, "gradient")),
+        grad_attention(make_if(from.want.attention, from.operand, {from.r(), from.b()}, "gradient of the attention")) {}
 
   // Fills rows (r, n) and the gradients; returns the sum of the rows.
   double run(void* rows, const Tensor* grad_rows, double scale) {
@@ -213,7 +218,7 @@ struct Cpu {
   static Tensor sample(int64_t b, int64_t r, ScalarType dtype, const DrawArguments& arguments) {
     const DType type = dtype_of(dtype, "dtype", true);
     const OwnedDraw draw(arguments, b, r, type == DType::kFloat64);
-    Tensor weights = make(arguments.seed, {r, draw.n, b}, dtype);
+    Tensor weights = make(arguments.seed, {r, draw.n, b}, dtype, "weights");
     if (draw.is_void()) return torch::stable::zero_(weights);
     kernels().sample({draw, type, weights.data_ptr()}, run_parallel);
     return weights;
@@ -221,7 +226,7 @@ struct Cpu {
 
   static Tensor mix(const Tensor& values, const DrawArguments& arguments) {
     const OwnedDraw draw(arguments, values.size(1), values.size(0), is_wide(values));
-    Tensor mixed = make(values, {draw.r, draw.n, values.size(2)}, values.scalar_type());
+    Tensor mixed = make(values, {draw.r, draw.n, values.size(2)}, values.scalar_type(), "mixed embeddings");
     if (draw.is_void()) return torch::stable::zero_(mixed);
     MixJob job = mix_job(draw, values);
     job.mixed = mixed.data_ptr();
@@ -232,8 +237,8 @@ struct Cpu {
   static std::tuple<Tensor, Tensor> mix_backward(const Tensor& grad, const Tensor& values, Want want,
                                                  const DrawArguments& arguments) {
     const OwnedDraw draw(arguments, values.size(1), values.size(0), is_wide(values));
-    Tensor grad_values = make_if(want.operand, values, {draw.r, draw.b, values.size(2)});
-    Tensor grad_attention = make_if(want.attention, values, {draw.r, draw.b});
+    Tensor grad_values = make_if(want.operand, values, {draw.r, draw.b, values.size(2)}, "gradient of the embeddings");
+    Tensor grad_attention = make_if(want.attention, values, {draw.r, draw.b}, "gradient of the attention");
     if (draw.is_void()) return {torch::stable::zero_(grad_values), torch::stable::zero_(grad_attention)};
     MixJob job = mix_job(draw, values);
     job.grad = strided(grad, 3, "grad", true);
@@ -250,7 +255,7 @@ struct Cpu {
     const bool mean = reduction == kMean;
     std::vector<int64_t> shape;
     if (reduction == kNone) shape = {call.draw.r, call.draw.n};
-    Tensor loss = make(arguments.operand, shape, compute_type(arguments.operand));
+    Tensor loss = make(arguments.operand, shape, compute_type(arguments.operand), "loss");
     if (call.draw.is_void()) {
       torch::stable::zero_(loss);
       call.zero_gradients();

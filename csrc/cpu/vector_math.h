@@ -45,7 +45,7 @@ MULTIMIX_INLINE F64 log(F64 x) {
   return kf * 0x1.62e42fefa3800p-1 + (f + tail);
 }
 
-// e^x for |x| below 87 (float), 708 (double), and for NaN; anything elsewhere.
+// e^x from -87.33 to 88 (float), -708.3 to 709 (double), and for NaN; anything elsewhere.
 MULTIMIX_INLINE F32 exp_in_range(F32 x) {
   constexpr float p[] = {0x1p-1f, 0x1.55549p-3f, 0x1.55545ep-5f, 0x1.123b4ep-7f, 0x1.6db3ep-10f};
   const F32 magic = splat<F32>(0x1.8p23f);  // adding it rounds to an integer, in the low bits
@@ -68,9 +68,17 @@ MULTIMIX_INLINE F64 exp_in_range(F64 x) {
   return (F64)((U64)e + ((U64)shifted << 52));
 }
 
-// e^x for x <= 88 (float), 709 (double); results below the normal range become the smallest normal number.
-MULTIMIX_INLINE F32 exp(F32 x) { return exp_in_range(x < -87.33f ? splat<F32>(-87.33f) : x); }
-MULTIMIX_INLINE F64 exp(F64 x) { return exp_in_range(x < -708.3 ? splat<F64>(-708.3) : x); }
+// e^x; results below the normal range become the smallest normal number, those beyond e^88 (float), e^709 (double)
+// that.
+MULTIMIX_INLINE F32 exp(F32 x) {
+  x = x < -87.33f ? splat<F32>(-87.33f) : x;  // keeps NaN
+  return exp_in_range(x > 88.0f ? splat<F32>(88.0f) : x);
+}
+
+MULTIMIX_INLINE F64 exp(F64 x) {
+  x = x < -708.3 ? splat<F64>(-708.3) : x;
+  return exp_in_range(x > 709.0 ? splat<F64>(709.0) : x);
+}
 
 // e^x for x <= 0; exactly zero where it is below 2^-96 (float), 2^-958 (double), so that no multiple of it by a
 // moderate factor is denormal.

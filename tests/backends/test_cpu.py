@@ -1,6 +1,8 @@
 """The C++ backend: random shapes against the reference, threads, instruction sets, and sizes past 32 bits."""
 
+import ctypes
 import os
+import platform
 import random
 import subprocess
 import sys
@@ -175,6 +177,135 @@ def test_tiny_attention_does_not_vanish():
     assert torch.allclose(weights[0].sum(1), torch.ones(()), rtol=1e-6)
     loss = mk.mixed_cross_entropy(torch.randn(6, 2, 2), target, attention=attention, n=300, m=2, seed=1, backend="cpu")
     assert loss.isfinite()
+
+
+def mixed_loss(operand, target, attention, kind, **options):
+    """A loss with all its gradients: of scores, or of the logits of any head."""
+    operands = (operand, attention) if attention is not None else (operand,)
+    for x in operands:
+        x.requires_grad_().grad = None
+    draw = {name: options.pop(name) for name in ("n", "m", "alpha", "seed", "backend") if name in options}
+    if kind == "mixed":
+        loss = mk.mixed_cross_entropy(operand, target, attention=attention, **draw, **options)
+    else:
+        shape = (target.shape[0], 1, *operand.shape[2:])
+        loss = mk.multimix(torch.zeros(shape), attention=attention, **draw).cross_entropy(operand, target, **options)
+    factors = torch.linspace(0.1, 1, loss.numel(), dtype=loss.dtype).view_as(loss)
+    return [loss.detach(), *torch.autograd.grad(loss, operands, factors)]
+
+
+@pytest.mark.parametrize("by_label", [True, False])
+@pytest.mark.parametrize("attended", [True, False])
+@pytest.mark.parametrize("b", [3, 33])
+def test_operands_too_large_to_be_packed(b, attended, by_label):
+    """Beyond 16 MiB scores and probabilities are read a block at a time: a few classes among very many that are not."""
+    c = (17 << 20) // (4 * b)
+    generator = torch.Generator().manual_seed(b)
+    kept = torch.randperm(c, generator=generator)[:100].sort().values
+    small = 3 * torch.randn(b, 100, 1, generator=generator)
+    large = torch.full((b, c, 1), -300.0)
+    large[:, kept] = small
+    target = torch.randint(100, (b,), generator=generator)
+    large_target = kept[target]
+    if not by_label:
+        target = torch.randn(b, 100, generator=generator).softmax(1)
+        large_target = torch.zeros(b, c)
+        large_target[:, kept] = target
+    attention = torch.rand(b, 1, generator=generator) if attended else None
+    for reduction in ("mean", "none"):
+        options = dict(n=30, seed=1, reduction=reduction, backend="cpu")
+        found = mixed_loss(large, large_target, attention, "mixed", **options)
+        expected = mixed_loss(small, target, attention, "mixed", **options)
+        assert found[1].count_nonzero() <= small.numel()
+        found[1] = found[1][:, kept]
+        for x, y in zip(found, expected, strict=True):
+            assert (x - y).abs().max() <= 2e-6 * y.abs().max()
+
+
+MEMORY_SCRIPT = """
+import resource, sys, torch
+import multimix_kernels as mk
+kind, b, c = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+torch.set_num_threads(2)
+def loss(b, c):
+    scores = torch.ones(b, c, requires_grad=True)
+    target = torch.full((b, c), 1 / c) if kind == "probabilities" else torch.arange(b)
+    before = peak()
+    mk.mixed_cross_entropy(scores, target, n=20, seed=1, backend="cpu").backward()
+    return peak() - before - scores.grad.nbytes
+
+loss(2, 10)
+print(loss(b, c))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the unit of ru_maxrss differs")
+@pytest.mark.parametrize(("kind", "b", "c"), [
+    ("probabilities", 1000, 10_000), ("labels", 8, 1_000_000), ("labels", 2, 4_000_000),
+])  # fmt: skip
+def test_memory_of_large_operands(kind, b, c):
+    """No copy of scores or probabilities, and tiles of few rows: 64 MiB beyond inputs and gradients at most."""
+    run = subprocess.run(
+        [sys.executable, "-c", MEMORY_SCRIPT, kind, str(b), str(c)], capture_output=True, text=True, timeout=300
+    )
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 64 << 20
+
+
+def test_out_of_memory_says_of_what():
+    with pytest.raises(RuntimeError, match="cannot allocate 40000000000000 bytes for the weights") as error:
+        mk.sample_dirichlet(10**9, 10**4, backend="cpu")
+    assert "stable/ops.h" not in str(error.value)
+
+
+def denormal_operands(work) -> bool:
+    """Whether an instruction of this thread met a denormal number, by the processor's sticky flag."""
+    library = ctypes.CDLL("libm.so.6")
+    environment = (ctypes.c_uint32 * 8)()
+    library.fesetenv(ctypes.c_void_p(-1))  # the default, all flags clear
+    work()
+    library.fegetenv(environment)
+    return bool(environment[7] & 2)
+
+
+@pytest.fixture
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.skipif(
+    not sys.platform.startswith("linux") or platform.machine() != "x86_64", reason="reads the flags of x86-64"
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+@pytest.mark.parametrize("by_label", [True, False])
+@pytest.mark.parametrize("spread", [1, 40])
+@pytest.mark.parametrize("kind", ["mixed", "soft"])
+def test_no_denormal_number_reaches_a_product(kind, spread, by_label, reduction, dtype, one_thread):
+    """Intel's processors take about 150 cycles for each. Ordinary and confident scores, padded columns, factors."""
+    b, c, n = 33, 100, 300
+    spread *= 1 if dtype == torch.float32 else 8
+    generator = torch.Generator().manual_seed(1)
+    operand = (spread * torch.randn(b if kind == "mixed" else n, c, 2, generator=generator)).to(dtype)
+    target = torch.randint(c, (b,), generator=generator)
+    if not by_label:
+        target = torch.rand(b, c, generator=generator).to(dtype).softmax(1)
+    for attention in (None, torch.rand(b, 2, generator=generator).to(dtype)):
+        options = dict(n=n, seed=1, reduction=reduction, backend="cpu")
+        results = []
+
+        def work():
+            results.extend(mixed_loss(operand, target, attention, kind, **options))  # noqa: B023
+
+        assert not denormal_operands(work)
+        assert all(x.isfinite().all() for x in results)
 
 
 @pytest.mark.slow
