@@ -9,6 +9,10 @@ VENV ?= .venv
 TORCH_VERSION ?= 2.13.0
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
+# How long it takes on two cores.
+DEMO_TIME := about 5 minutes, with ARGS=--quick under 1 minute
+TEST_TIME := about 10 minutes
+
 LINUX := $(filter Linux,$(shell uname))
 BIN := $(VENV)/bin
 LOUD_PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -22,12 +26,13 @@ $(if $(word 2,$(VENV)),$(error VENV: make cannot use a folder with a space in it
 .PHONY: help setup demo test test-all kernel-test recipes test-sanitized lint bench gpu wheel audit clean
 
 define HELP
-make demo            trains small networks with and without MultiMix, draws out/demo/*.png: about 10 minutes on two
-                     cores; ARGS=--quick under 1 minute
-make test            the tests: about 10 minutes on two cores; ARGS="-k loss" some of them; make test-all the long ones, too
+make demo            trains small networks with and without MultiMix, draws out/demo/*.png:
+                     $(DEMO_TIME)
+make test            the tests: $(TEST_TIME); ARGS="-k loss" some of them; make test-all also the long ones
 
-The first of them sets up .venv, which takes 2 to 5 minutes, most of it the download of torch (200 MB; 2 GB and more on
-a machine with an NVIDIA driver). make PYTHON=/path/to/python demo uses the torch of that Python, if it has one.
+On two cores, and the first of them sets up .venv before: 2 to 5 minutes, most of them the download of torch (200 MB; 2 GB
+and more on a machine with an NVIDIA driver). make PYTHON=/path/to/python demo uses the torch of that Python, if it has
+one; of a virtual environment, too.
 
 make setup           .venv with torch and this package, without what demo, test and lint need besides
 make bench           speed and memory against plain PyTorch
@@ -78,11 +83,11 @@ $(EXTRAS): $(VENV)/with-%: $(VENV)/installed
 	@touch $@
 
 demo: $(VENV)/with-demo
-	@echo "make demo: about 10 minutes on two cores, under 1 minute with ARGS=--quick"
+	@echo "make demo: on two cores $(DEMO_TIME)"
 	$(BIN)/python -m benchmarks.demo $(ARGS)
 
 test: $(VENV)/with-demo $(VENV)/with-test
-	@echo "make test: about 10 minutes on two cores"
+	@echo "make test: on two cores $(TEST_TIME)"
 	$(BIN)/python -m pytest $(ARGS)
 
 test-all: $(VENV)/with-demo $(VENV)/with-test

@@ -3,11 +3,14 @@
 import importlib.util
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import setuptools
 from setuptools import Distribution
 
 FILE = Path(__file__).parents[2] / "setup.py"
@@ -198,6 +201,52 @@ def test_unknown_choice(setup, monkeypatch):
         setup.plan()
 
 
+def test_old_torch(setup, monkeypatch):
+    monkeypatch.setattr(setup, "read_torch", lambda torch, name: "2.9.1+cu130")
+    with pytest.raises(SystemExit, match=r"needs torch 2\.10 or later, and torch 2\.9\.1\+cu130 is installed"):
+        setup.plan()
+
+
+@pytest.mark.parametrize("version", ["59.6.0", "76.1.0.post20250101"])
+def test_old_setuptools(monkeypatch, version):
+    """Before it is asked for what it does not know."""
+    spec = importlib.util.spec_from_file_location("multimix_setup", FILE)
+    monkeypatch.setattr(setuptools, "__version__", version)
+    with pytest.raises(SystemExit, match=f"77 or later, and this is {version}: pip install 'setuptools>=77'"):
+        spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
+@pytest.mark.parametrize("choice", ["auto", "none"])
+def test_isolated_build_without_torch_ends_with_the_metadata(tmp_path, choice):
+    """After these pip downloads torch: it has to fail in them, and not before, since an sdist needs no torch."""
+    clone, alone, metadata = (tmp_path / name for name in ("clone", "alone", "metadata"))
+    for folder in (clone, alone, metadata):
+        folder.mkdir()
+    for pattern in ("setuptools", "setuptools-*", "_distutils_hack", "pkg_resources"):
+        for folder in Path(setuptools.__file__).parents[1].glob(pattern):
+            (alone / folder.name).symlink_to(folder)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
+        shutil.copy(FILE.parent / name, clone / name)
+    shutil.copytree(FILE.parent / "multimix_kernels", clone / "multimix_kernels", ignore=shutil.ignore_patterns("lib"))
+    code = f"""
+from setuptools import build_meta
+print(build_meta.get_requires_for_build_wheel(), build_meta.get_requires_for_build_sdist())
+print("metadata")
+print(build_meta.prepare_metadata_for_build_wheel({str(metadata)!r}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", code], cwd=clone, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(alone), "MULTIMIX_BUILD": choice},
+    )  # fmt: skip
+    assert "metadata\n" in done.stdout, done.stderr
+    if choice == "none":
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 1
+        assert "there is none in this environment (an isolated build sees none): install torch first" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
 def test_no_torch(setup, monkeypatch):
     monkeypatch.setattr(setup.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(SystemExit, match=r"install torch first.*--no-build-isolation"):
@@ -259,6 +308,59 @@ def test_sources_at_any_depth(setup, nvcc, monkeypatch, tmp_path):
         (tmp_path / "csrc/cuda" / name).touch()
     built = [line.split()[1] for line in rules(setup, tmp_path, "cuda").splitlines() if ": nvcc " in line]
     assert built == [f"{tmp_path}/cuda/{name}.o:" for name in ("mix/rows", "soft/rows", "top")]
+
+
+COMPILER = """#!{python}
+import json, pathlib, shlex, sys
+words = sys.argv[1:]
+with open({log!r}, "a") as log:
+    print(json.dumps(words), file=log)
+pathlib.Path(words[words.index("-o") + 1]).touch()
+"""
+
+
+@pytest.mark.skipif(not shutil.which("ninja"), reason="there is no ninja")
+def test_folders_of_any_name(setup, nvcc, monkeypatch, tmp_path):
+    """Ninja and the shell hand every path to the compilers as one word."""
+    nvcc()
+    root, torch = tmp_path / "a $clone & more", tmp_path / "an env" / "torch"
+    log, built = tmp_path / "log", tmp_path / "built: here"
+    for name in ("cpu/kernels.cpp", "cpu/dispatch.cpp", "cpu/operators.cpp", "cuda/operators.cpp", "cuda/mix/rows.cu"):
+        (root / "csrc" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "csrc" / name).touch()
+    for program in (tmp_path / "c++", tmp_path / "a toolkit" / "bin" / "nvcc"):
+        program.parent.mkdir(parents=True, exist_ok=True)
+        program.write_text(COMPILER.format(python=sys.executable, log=str(log)))
+        program.chmod(0o755)
+    folder_of = {
+        "cuda_runtime.h": tmp_path / "a toolkit" / "include",
+        "libcudart_static.a": tmp_path / "a toolkit" / "lib",
+    }
+    monkeypatch.setattr(setup.Toolkit, "folder_of", lambda self, file: folder_of[file])
+    monkeypatch.setattr(setup, "find_toolkit", lambda: setup.Toolkit(tmp_path / "a toolkit", "13.0.88"))
+    monkeypatch.setattr(setup, "architectures", lambda: ["9.0a"])
+    monkeypatch.setattr(setup, "find_compiler", lambda: (str(tmp_path / "c++"), "c++ 12"))
+    monkeypatch.setattr(setup, "find_torch", lambda: torch)
+    monkeypatch.setattr(setup, "ROOT", root)
+    prefix = f"-fmacro-prefix-map={root}/="
+    monkeypatch.setattr(setup, "HOST_FLAGS", ("-fPIC", prefix))
+    built.mkdir()
+    libraries = {name: built / f"multimix_{name}.so" for name in ("cpu", "cuda")}
+    (built / "build.ninja").write_text(setup.ninja_file(built, libraries))
+    done = subprocess.run(["ninja", "-C", built], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout
+    assert all(path.exists() for path in libraries.values())
+    compiled = {tuple(words[words.index("-o") + 1 :]): words for words in map(json.loads, log.read_text().splitlines())}
+    rows = compiled[(str(built / "cuda/mix/rows.o"),)]
+    assert rows[rows.index("-I") + 1] == str(root / "csrc")
+    assert rows[rows.index("-c") + 1] == str(root / "csrc/cuda/mix/rows.cu")
+    (to_host,) = [text for text in rows if text.startswith("-Xcompiler=")]
+    assert shlex.split(to_host.replace(",", " ")) == ["-Xcompiler=-fPIC", prefix]
+    operators = compiled[(str(built / "cuda/operators.o"),)]
+    assert prefix in operators
+    isystem = [operators[i + 1] for i, text in enumerate(operators) if text == "-isystem"]
+    assert isystem == [str(torch / "include"), str(tmp_path / "a toolkit" / "include")]
+    assert any(f"-L{torch / 'lib'}" in words for words in compiled.values())
 
 
 @pytest.mark.parametrize(("jobs", "threads", "expected"), [("1", "", 1), ("64", "", 2), ("64", "5", 5), ("1", "3", 3)])
