@@ -15,10 +15,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 _GROUP = ("kind", "device_name", "dtype", "case", "n", "mode")
 
 
+def few(row: dict) -> int | None:
+    """m, the examples in each mixture, where these are not all b: rows without m mix all."""
+    m = row.get("m")
+    return None if m == row.get("b") else m
+
+
 def group(row: dict) -> tuple:
-    """What a row is compared within. Memory is compared over all n."""
+    """What a row is compared within. Memory is compared over all n, samplers over all m."""
     fields = (f for f in _GROUP if not (row["kind"] == "memory" and f == "n"))
-    return tuple(row.get(f) for f in fields)
+    return (*(row.get(f) for f in fields), None if row["kind"] == "sampler" else few(row))
 
 
 def grouped(rows: Iterable[dict]) -> list[list[dict]]:
