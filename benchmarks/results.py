@@ -48,14 +48,19 @@ def read(path: Path) -> list[dict]:
 
 
 def read_all(folder: Path = RESULTS) -> list[dict]:
-    """Rows of all files below a folder. Of groups that occur in several files, those of the latest run."""
-    latest: dict[tuple, list[dict]] = {}
-    for path in sorted(folder.glob("*/*.jsonl")):
+    """Rows of all files below a folder."""
+    return latest(folder.glob("*/*.jsonl"))
+
+
+def latest(paths: Iterable[Path]) -> list[dict]:
+    """Rows of several files. Of groups that occur in more than one, those of the latest run."""
+    found: dict[tuple, list[dict]] = {}
+    for path in sorted(paths):
         for rows in grouped(read(path)):
             key = group(rows[0])
-            if key not in latest or latest[key][0]["date"] < rows[0]["date"]:
-                latest[key] = rows
-    return [row for rows in latest.values() for row in rows]
+            if key not in found or found[key][0]["date"] < rows[0]["date"]:
+                found[key] = rows
+    return [row for rows in found.values() for row in rows]
 
 
 class Recorder:

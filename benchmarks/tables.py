@@ -102,7 +102,8 @@ def memory_table(rows: list[dict], markdown: bool = False) -> str:
     }
     body = [[number(n), *(cell.get((n, p), "-") for p in peers)] for n in sorted({row["n"] for row in rows})]
     case = CASES[rows[0]["case"]]
-    title = f"Peak memory beyond inputs, outputs and gradients (b {case.b}, c {case.c}, {rows[0]['mode']})"
+    mode = "forward and backward" if rows[0]["mode"] == "full" else "forward"
+    title = f"Peak memory beyond inputs, outputs and gradients ({case.label}, b {case.b}, {mode})"
     return title + "\n" + table(["n", *peers], body, markdown)
 
 
