@@ -15,10 +15,16 @@ RESULTS = ROOT / "benchmarks" / "results"
 _GROUP = ("kind", "device_name", "dtype", "case", "n", "mode")
 
 
+def few(row: dict) -> int | None:
+    """m, the examples in each mixture, where these are not all b: rows without m mix all."""
+    m = row.get("m")
+    return None if m == row.get("b") else m
+
+
 def group(row: dict) -> tuple:
-    """What a row is compared within. Memory is compared over all n."""
+    """What a row is compared within. Memory is compared over all n, samplers over all m."""
     fields = (f for f in _GROUP if not (row["kind"] == "memory" and f == "n"))
-    return tuple(row.get(f) for f in fields)
+    return (*(row.get(f) for f in fields), None if row["kind"] == "sampler" else few(row))
 
 
 def grouped(rows: Iterable[dict]) -> list[list[dict]]:
@@ -42,14 +48,19 @@ def read(path: Path) -> list[dict]:
 
 
 def read_all(folder: Path = RESULTS) -> list[dict]:
-    """Rows of all files below a folder. Of groups that occur in several files, those of the latest run."""
-    latest: dict[tuple, list[dict]] = {}
-    for path in sorted(folder.glob("*/*.jsonl")):
+    """Rows of all files below a folder."""
+    return latest(folder.glob("*/*.jsonl"))
+
+
+def latest(paths: Iterable[Path]) -> list[dict]:
+    """Rows of several files. Of groups that occur in more than one, those of the latest run."""
+    found: dict[tuple, list[dict]] = {}
+    for path in sorted(paths):
         for rows in grouped(read(path)):
             key = group(rows[0])
-            if key not in latest or latest[key][0]["date"] < rows[0]["date"]:
-                latest[key] = rows
-    return [row for rows in latest.values() for row in rows]
+            if key not in found or found[key][0]["date"] < rows[0]["date"]:
+                found[key] = rows
+    return [row for rows in found.values() for row in rows]
 
 
 class Recorder:

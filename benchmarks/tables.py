@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from .cases import CASES
-from .results import ok
+from .results import few, ok
 from .text import duration, number, ratio, size, table
 
 BASELINES = ("paper", "scores")
@@ -30,9 +30,11 @@ def fastest_peer(row: dict, rows: Iterable[dict]) -> dict | None:
 def step_title(row: dict) -> str:
     """What a group measured."""
     case = CASES[row["case"]]
-    sizes = f"b {case.b}, d {case.d}, c {case.c}" + (f", r {case.r}" if case.dense else "")
+    d = "from scores" if case.from_scores else f"d {case.d}"
+    sizes = f"b {case.b}, {d}, c {case.c}" + (f", r {case.r}" if case.dense else "")
     mode = "forward + backward" if row["mode"] == "full" else "forward"
-    return f"{case.name} ({sizes}), n {number(row['n'])}, {mode}, {row['dtype']}, {row['device_name']}"
+    m = "" if few(row) is None else f", m {few(row)}"
+    return f"{case.name} ({sizes}), n {number(row['n'])}{m}, {mode}, {row['dtype']}, {row['device_name']}"
 
 
 def step_table(rows: list[dict]) -> str:
@@ -64,24 +66,32 @@ def check_table(rows: list[dict]) -> str:
 
         cells = [worst(of, gradients) for gradients in (False, True) for of in (errors, plain)]
         verdict = "the same" if ok(row) else row["status"]
-        body.append([f"{row['case']}, {row['peer']}, {row['dtype']}", *cells, verdict])
+        m = "" if few(row) is None else f", m {few(row)}"
+        body.append([f"{row['case']}{m}, {row['peer']}, {row['dtype']}", *cells, verdict])
     header = ["case, backend, dtype", "loss error", "(PyTorch)", "gradient error", "(PyTorch)", "note"]
     return "Is the loss the same? Errors against float64, relative\n" + table(header, body)
 
 
 def sampler_table(rows: list[dict], markdown: bool = False) -> str:
-    """Gamma variates per second."""
-    ours = [row["mega_gammas_per_s"] for row in rows if row["ours"] and ok(row)]
+    """Gamma variates per second, and rows; with few examples in a row rows count."""
+    ours = [row["mega_gammas_per_s"] for row in rows if row["ours"] and ok(row) and few(row) is None]
+    all_b = {row["peer"]: row["mega_rows_per_s"] for row in rows if ok(row) and "mega_rows_per_s" in row}
     body = []
     for row in rows:
         if not ok(row):
-            body.append([row["peer"], "-", "-", "-", row["status"]])
+            body.append([row["peer"], "-", "-", "-", "-", row["status"]])
             continue
         rate = row["mega_gammas_per_s"]
-        ours_over = f"{max(ours) / rate:.2f}x" if ours else "-"
+        # Rows of before had no rate of rows; all were of 128 examples.
+        mega_rows = row.get("mega_rows_per_s", rate / 128)
+        ours_over = f"{max(ours) / rate:.2f}x" if ours and few(row) is None else "-"
         note = f"{number(row['gammas'])} gammas" + (", 1 thread" if row["peer"].startswith("numpy") else "")
-        body.append([row["peer"], f"{rate:.3g}", spread(row), ours_over, note])
-    return "Sampler alone\n" + table(["sampler", "M gammas/s", "IQR", "ours over it", "note"], body, markdown)
+        whole = all_b.get(row["peer"].split(",")[0])
+        if few(row) is not None and whole:
+            note += f"; {ratio(mega_rows / whole)} the rows a second of m = b"
+        body.append([row["peer"], f"{rate:.3g}", f"{mega_rows:.3g}", spread(row), ours_over, note])
+    header = ["sampler", "M gammas/s", "M rows/s", "IQR", "ours over it", "note"]
+    return "Sampler alone\n" + table(header, body, markdown)
 
 
 def memory_table(rows: list[dict], markdown: bool = False) -> str:
@@ -92,7 +102,8 @@ def memory_table(rows: list[dict], markdown: bool = False) -> str:
     }
     body = [[number(n), *(cell.get((n, p), "-") for p in peers)] for n in sorted({row["n"] for row in rows})]
     case = CASES[rows[0]["case"]]
-    title = f"Peak memory beyond inputs, outputs and gradients (b {case.b}, c {case.c}, {rows[0]['mode']})"
+    mode = "forward and backward" if rows[0]["mode"] == "full" else "forward"
+    title = f"Peak memory beyond inputs, outputs and gradients ({case.label}, b {case.b}, {mode})"
     return title + "\n" + table(["n", *peers], body, markdown)
 
 

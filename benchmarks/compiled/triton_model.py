@@ -98,7 +98,7 @@ def table(operand: str) -> list[str]:
     reports = compiled(operand)
     lines = []
     for case in CASES.values():
-        for n in case.n:
+        for n in () if case.from_scores else case.n:
             works = full_step(case, n, operand, reports)
             least, most = (sum(work.seconds(operand, overlap) for work in works) for overlap in (True, False))
             products = 4 * n * case.r * case.b * case.c / MATRIX[operand]

@@ -10,7 +10,7 @@ import torch
 import multimix_kernels as mk
 
 from .. import tables
-from ..cases import CASES, DTYPES, MODES
+from ..cases import CASES, DTYPES, FEW, MODES, Case
 from ..progress import Progress
 from ..results import RESULTS, Recorder, ok
 from ..system import available_bytes, busy, device_name, provenance, slug
@@ -34,11 +34,13 @@ class Level:
     limit: float  # seconds that one step may take
     memory_n: tuple[int, ...]
     memory_peers: tuple[str, ...]
+    few: tuple[int, ...] = FEW  # m, the examples in each mixture, of cases from scores, beside all b
 
 
 QUICK = Level(
-    "quick", {"cifar100-r18": (1000, 10**4), "imagenet-r50": (1000,), "dense-cifar100": (1000,)},
-    ("full",), Budget(0.4, 3, 20), 3.0, (10**5,), ("paper",),
+    "quick",
+    {"cifar100-r18": (1000, 10**4), "imagenet-r50": (1000,), "dense-cifar100": (1000,), "scores-100": (10**4,)},
+    ("full",), Budget(0.4, 3, 20), 3.0, (10**5,), ("paper",), (2,),
 )  # fmt: skip
 STANDARD = Level(
     "standard", {case.name: case.n for case in CASES.values()}, MODES, Budget(2.0, 5, 50), 15.0,
@@ -86,17 +88,20 @@ class _Run:
         compared = [*_known(options.peers or peers, known, "peer"), *_known(self.ours, known, "backend")]
         self.peers = list({peer.name: peer for peer in compared}.values())
         self.best = next(iter(ours))
-        cases = options.cases or list(self.level.n)
-        _known(cases, CASES, "case")
+        cases = options.cases or [case for case in self.level.n if CASES[case].from_scores or not options.few]
         self.groups = [
-            (CASES[case], n, mode)
-            for case in cases
+            (case, n, mode, m)
+            for case in _known(cases, CASES, "case")
             for mode in options.mode or self.level.modes
-            for n in options.n or self.level.n.get(case, (1000,))
+            for n in options.n or self.level.n.get(case.name, (1000,))
+            for m in _mixed(case, options, self.level)
         ]
         chosen = {part: getattr(options, part) for part in ("steps", "sampler", "memory")}
-        self.parts = chosen if any(chosen.values()) else dict.fromkeys(chosen, True)
-        folder = Path(options.out) if options.out else RESULTS / slug(device_name(self.device))
+        if not any(chosen.values()):  # memory is that of mixtures of all examples
+            chosen = dict.fromkeys(chosen, True) | {"memory": not (options.few or options.m)}
+        self.parts = chosen
+        kept = RESULTS if options.record else Path("out") / "bench"
+        folder = options.out or kept / slug(device_name(self.device))
         self.recorder = Recorder(
             folder / f"{self.level.name}.jsonl", provenance(self.device) | {"level": self.level.name}
         )
@@ -142,8 +147,8 @@ class _Run:
             self.recorder, self.peers, self.dtype, self.device, level.budget, level.limit, rates, self.progress.say
         )
         self.progress.advance()
-        for case, n, mode in self.groups:
-            rows = runner.run(case, n, mode)
+        for case, n, mode, m in self.groups:
+            rows = runner.run(case, n, mode, m)
             self.progress.print(tables.step_table(rows) + "\n")
             self.progress.advance()
 
@@ -173,7 +178,8 @@ class _Run:
         self.progress.advance()
 
     def _memory_points(self) -> list[tuple[str, int]]:
-        names = [p.name for p in self.peers if p.ours or p.name in (self.options.peers or self.level.memory_peers)]
+        wanted = self.options.peers or self.level.memory_peers
+        names = [p.name for p in self.peers if p.ours or (p.name in wanted and p.fits(memory.CASE, None))]
         return [(name, n) for name in names for n in self.options.n or self.level.memory_n]
 
     def _memory(self, points: list[tuple[str, int]]) -> None:
@@ -211,6 +217,14 @@ def _known(names: list[str], table: dict, what: str) -> list:
     return [table[name] for name in names]
 
 
+def _mixed(case: Case, options: argparse.Namespace, level: Level) -> list[int | None]:
+    """Values of m to measure a case with; None: all its examples."""
+    chosen = options.m or ((*level.few, case.b) if case.from_scores or options.few else (case.b,))
+    if max(chosen) > case.b:
+        raise ValueError(f"m is the examples in each mixture, at most the {case.b} of {case.name}; got {max(chosen)}")
+    return [None if m == case.b else m for m in chosen]
+
+
 def _integer(text: str) -> int:
     value = float(text)
     if value < 1 or value != int(value):
@@ -221,8 +235,9 @@ def _integer(text: str) -> int:
 def _listing() -> str:
     lines = ["cases:"]
     for case in CASES.values():
-        sizes = f"b {case.b}, d {case.d}, c {case.c}, r {case.r}, n {', '.join(map(number, case.n))}"
-        lines.append(f"  {case.name:18} {sizes}")
+        d = "from scores" if case.from_scores else f"d {case.d}"
+        sizes = f"b {case.b}, {d}, c {case.c}, r {case.r}, n {', '.join(map(number, case.n))}"
+        lines.append(f"  {case.name:18} {case.label:36} {sizes}")
     lines.append("peers:")
     lines += [f"  {peer.name:18} {peer.label}" for peer in all_peers().values() if not peer.ours]
     lines.append("backends:")
@@ -236,6 +251,8 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cases", nargs="+", metavar="CASE", help="cases (default: those of the level; see --list)")
     add("--n", nargs="+", type=_integer, help="interpolated examples per location, e.g. 1000 1e5")
+    add("--m", nargs="+", type=_integer, help="examples in each mixture (default: all; from scores 2, 4, 16 and all)")
+    add("--few", action="store_true", help="mixtures of few examples: the cases from scores, and the sampler")
     add("--dtype", choices=DTYPES, default="float32")
     add("--device", default="cpu", help="cpu, or cuda, cuda:1")
     add("--backend", nargs="+", help="backends of this library (default: the best available one)")
@@ -245,7 +262,9 @@ def _parser() -> argparse.ArgumentParser:
     level.add_argument("--quick", action="store_true", help="under two minutes on two cores")
     level.add_argument("--thorough", action="store_true", help="hours: more repetitions, slower peers, larger n")
     add("--threads", type=_integer, help="threads on the CPU (default: those of torch)")
-    add("--out", metavar="FOLDER", help="where results go (default: benchmarks/results/<device>)")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--out", metavar="FOLDER", type=Path, help="where results go (default: out/bench/<device>)")
+    where.add_argument("--record", action="store_true", help="write into benchmarks/results, which the README shows")
     add("--steps", action="store_true", help="only the parts named: times of the step,")
     add("--sampler", action="store_true", help="the sampler alone,")
     add("--memory", action="store_true", help="memory against n (default: all three)")

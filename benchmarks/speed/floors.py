@@ -23,16 +23,16 @@ class Rates:
     exponentials: float
     gammas: float
 
-    def parts(self, case: Case, n: int, mode: str) -> dict[str, float]:
-        """Seconds of each part of the floor."""
+    def parts(self, case: Case, n: int, mode: str, m: int | None = None) -> dict[str, float]:
+        """Seconds of each part of the floor. With m examples in each mixture only these are multiplied and drawn."""
         full = mode == "full"
-        rows = n * case.r
-        mixing = (2 if full else 1) * 2 * rows * case.b * case.c
+        rows, m = n * case.r, m or case.b
+        mixing = (2 if full else 1) * 2 * rows * m * case.c
         linear = (3 if full else 1) * 2 * case.b * case.r * case.d * case.c
         return {
             "products": (mixing + linear) / self.products,
             "exponentials": rows * case.c / self.exponentials,
-            "gammas": rows * case.b / self.gammas,
+            "gammas": rows * m / self.gammas,
         }
 
 

@@ -1,22 +1,14 @@
-"""Pictures of a file of results. Colours are the same for a peer in all of them."""
+"""Pictures of a file of results: what `draw_all` writes, and those made of bars."""
 
 from pathlib import Path
 
 from ..cases import CASES
-from ..results import grouped, ok
+from ..results import few, grouped, ok
 from ..tables import fastest_peer
 from ..text import duration, number
+from . import growth
+from .style import OTHERS, OURS, PARAMETERS, WIDTH, label
 
-_COLOURS = {
-    "paper": "#9a3412", "paper-compiled": "#ea580c", "linear-ce": "#f59e0b",
-    "scores": "#1e40af", "scores-compiled": "#3b82f6", "scores-presampled": "#93c5fd",
-    "reference": "#6b7280", "cpu": "#15803d", "triton": "#16a34a", "cuda": "#166534",
-}  # fmt: skip
-_LABELS = {
-    "paper": "the paper's order", "paper-compiled": "the paper's order, torch.compile",
-    "linear-ce": "the paper's order, linear_cross_entropy", "scores": "mixed scores",
-    "scores-compiled": "mixed scores, torch.compile", "scores-presampled": "mixed scores, weights given",
-}  # fmt: skip
 _PARTS = {"products": "#1e40af", "exponentials": "#f59e0b", "gammas": "#15803d"}
 
 
@@ -30,61 +22,87 @@ def draw_all(rows: list[dict], folder: Path) -> list[Path]:
     except ImportError:
         print("No pictures: matplotlib is not installed")
         return []
-    plt.rcParams.update({
-        "figure.dpi": 110, "savefig.bbox": "tight", "font.size": 10, "axes.spines.top": False,
-        "axes.spines.right": False, "legend.frameon": False,
-    })  # fmt: skip
+    kinds = {
+        "growth": growth.growth, "overview": _overview, "time": growth.time, "memory": growth.memory, "floor": _floor,
+        "few": _few,
+    }  # fmt: skip
     written = []
-    for dtype in sorted({row["dtype"] for row in rows if "dtype" in row}):
-        chosen = [row for row in rows if row.get("dtype") == dtype]
-        suffix = "" if dtype == "float32" else f"-{dtype}"
-        for name, function in (("overview", _overview), ("time", _time), ("memory", _memory), ("floor", _floor)):
-            figure = function(chosen, plt)
-            if figure is not None:
-                path = folder / f"{name}{suffix}.png"
-                figure.savefig(path)
-                plt.close(figure)
-                written.append(path)
+    with plt.rc_context(PARAMETERS):
+        for dtype in sorted({row["dtype"] for row in rows if "dtype" in row}):
+            chosen = [row for row in rows if row.get("dtype") == dtype]
+            groups = grouped(r for r in chosen if r["kind"] == "step" and r["mode"] == "full")
+            suffix = "" if dtype == "float32" else f"-{dtype}"
+            for name, function in kinds.items():
+                of_kind = [g for g in groups if (few(g[0]) is None and not CASES[g[0]["case"]].from_scores)]
+                figure = function(groups if name == "few" else of_kind, chosen, plt)
+                if figure is not None:
+                    path = folder / f"{name}{suffix}.png"
+                    figure.savefig(path)
+                    plt.close(figure)
+                    written.append(path)
     return written
 
 
-def label(peer: str) -> str:
-    """A peer's name for a reader."""
-    return _LABELS.get(peer, f"multimix_kernels ({peer})")
-
-
-def _overview(rows: list[dict], plt):
+def _overview(groups: list[list[dict]], rows: list[dict], plt):
     """Bars for a newcomer: the time of one step at the smallest n of each case."""
     both = {True, False}  # ours and another
-    groups = [g for g in _full_groups(rows) if {r["ours"] for r in g if ok(r)} == both]
+    groups = [g for g in groups if {r["ours"] for r in g if ok(r)} == both]
     smallest = {g[0]["case"]: g for g in sorted(groups, key=lambda g: -g[0]["n"])}
     chosen = [smallest[case] for case in CASES if case in smallest][:4]
-    if not chosen:
+
+    def title(row):
+        case = CASES[row["case"]]
+        where = f" at each of {case.r} locations" if case.dense else ""
+        return f"{case.label}: {number(row['n'])} interpolated examples{where}"
+
+    return _bars(chosen, "Time of one mixing step, forward and backward (shorter is better)", title, rows, plt)
+
+
+def _few(groups: list[list[dict]], rows: list[dict], plt):
+    """Bars of mixtures of two: this library beside gathered pairs, at the largest n of each case from scores."""
+    both = {True, False}
+    groups = [g for g in groups if few(g[0]) == 2 and {r["ours"] for r in g if ok(r)} == both]
+    largest = {g[0]["case"]: g for g in sorted(groups, key=lambda g: g[0]["n"])}
+    chosen = [largest[case] for case in CASES if case in largest][:4]
+
+    def title(row):
+        case = CASES[row["case"]]
+        where = f" at each of {case.r} locations" if case.dense else ""
+        return f"{case.label}: {number(row['n'])} pairs{where}"
+
+    return _bars(chosen, "Mixtures of two examples, forward and backward (shorter is better)", title, rows, plt)
+
+
+def _bars(groups: list[list[dict]], heading: str, title, rows: list[dict], plt):
+    """A panel of bars for each group, ours last."""
+    if not groups:
         return None
-    shown = [[r for r in g if ok(r) and r["peer"] != "scores-presampled"] for g in chosen]
+    shown = [[r for r in g if ok(r) and r["peer"] != "scores-presampled"] for g in groups]
     heights = [len(bars) + 1.2 for bars in shown]
     figure, axes = plt.subplots(
-        len(chosen), 1, figsize=(8.5, 0.3 * sum(heights) + 0.9), height_ratios=heights, squeeze=False
+        len(groups),
+        1,
+        figsize=(WIDTH, 0.28 * sum(heights) + 0.9),
+        height_ratios=heights,
+        squeeze=False,
+        layout="constrained",
     )
-    for axis, group, bars in zip(axes[:, 0], chosen, shown, strict=True):
+    for axis, bars in zip(axes[:, 0], shown, strict=True):
         bars = sorted(bars, key=lambda r: (r["ours"], -r["median_s"]))
         times = [1e3 * r["median_s"] for r in bars]
-        axis.barh(range(len(bars)), times, color=["#15803d" if r["ours"] else "#a8a29e" for r in bars], height=0.75)
+        axis.barh(range(len(bars)), times, color=[OURS if r["ours"] else OTHERS for r in bars], height=0.75)
         axis.set_yticks(range(len(bars)), [label(r["peer"]) for r in bars])
+        axis.tick_params(axis="y", length=0)
         for tick, row in zip(axis.get_yticklabels(), bars, strict=True):
             tick.set_fontweight("bold" if row["ours"] else "normal")
         axis.invert_yaxis()
-        axis.set_xlim(0, 1.35 * max(times))
+        axis.set_xlim(0, 1.5 * max(times))
         axis.set_xticks([])
         axis.spines["bottom"].set_visible(False)
         for i, row in enumerate(bars):
             axis.text(times[i] + 0.015 * max(times), i, _bar_text(row, bars), va="center", fontsize=9)
-        case = CASES[group[0]["case"]]
-        where = f" at each of {case.r} locations" if case.dense else ""
-        title = f"{case.name}: {case.c} classes, {number(group[0]['n'])} interpolations{where}"
-        axis.set_title(title, loc="left", fontsize=10)
-    figure.suptitle(f"Time of one mixing step, forward and backward (shorter is better)\n{rows[0]['device_name']}")
-    figure.tight_layout()
+        axis.set_title(title(bars[0]), loc="left")
+    figure.suptitle(f"{heading}\n{rows[0]['device_name']}")
     return figure
 
 
@@ -104,82 +122,33 @@ def _times(ratio: float) -> str:
     return f"{ratio:.1f}x as fast as" if ratio >= 1 else f"{1 / ratio:.1f}x slower than"
 
 
-def _time(rows: list[dict], plt):
-    """Time against n, one panel for each case."""
-    groups = [g for g in _full_groups(rows) if any(ok(r) for r in g)]
-    cases = [case for case in CASES if sum(g[0]["case"] == case for g in groups) > 1]
-    if not cases:
-        return None
-    columns = min(3, len(cases))
-    lines = -(-len(cases) // columns)
-    figure, axes = plt.subplots(lines, columns, figsize=(4.2 * columns, 3.6 * lines), squeeze=False)
-    handles = {}
-    for axis in axes.flat[len(cases) :]:
-        axis.set_visible(False)
-    for axis, case in zip(axes.flat, cases, strict=False):
-        of_case = [r for g in groups if g[0]["case"] == case for r in g if ok(r)]
-        for peer in dict.fromkeys(r["peer"] for r in of_case):
-            points = sorted((r for r in of_case if r["peer"] == peer), key=lambda r: r["n"])
-            handles[peer] = _line(axis, points, peer, [r["median_s"] for r in points])
-        axis.set(title=case, xscale="log", yscale="log", xlabel="n", ylabel="seconds")
-        axis.grid(alpha=0.25)
-        axis.margins(x=0.12)
-    figure.suptitle(f"One step, forward and backward, {rows[0]['device_name']}")
-    figure.tight_layout()
-    figure.legend(handles.values(), map(label, handles), loc="upper center", bbox_to_anchor=(0.5, 0), ncols=columns)
-    return figure
-
-
-def _memory(rows: list[dict], plt):
-    """Memory against n."""
-    points = [r for r in rows if r["kind"] == "memory" and ok(r)]
-    if len({r["n"] for r in points}) < 2:
-        return None
-    figure, axis = plt.subplots(figsize=(6.5, 4))
-    for peer in dict.fromkeys(r["peer"] for r in points):
-        line = sorted((r for r in points if r["peer"] == peer), key=lambda r: r["n"])
-        _line(axis, line, peer, [max(r["peak_bytes"], 2**12) / 2**20 for r in line])
-    axis.set(xscale="log", yscale="log", xlabel="n", ylabel="MiB beyond inputs, outputs and gradients")
-    case = CASES[points[0]["case"]]
-    axis.set_title(f"Peak memory of one step (b {case.b}, c {case.c}), {points[0]['device_name']}", fontsize=10)
-    axis.grid(alpha=0.25)
-    axis.margins(x=0.12)
-    axis.legend()
-    return figure
-
-
-def _floor(rows: list[dict], plt):
+def _floor(groups: list[list[dict]], rows: list[dict], plt):
     """Share of our time that the machine's own rates account for, by kind of work."""
-    bars = [r for g in _full_groups(rows) for r in g if r["ours"] and ok(r) and "floor_parts_s" in r]
+    bars = [r for g in groups for r in g if r["ours"] and ok(r) and "floor_parts_s" in r]
     if not bars:
         return None
     bars.sort(key=lambda r: (list(CASES).index(r["case"]), r["n"]))
-    figure, axis = plt.subplots(figsize=(8, 0.34 * len(bars) + 1.6))
+    figure, axis = plt.subplots(figsize=(WIDTH, 0.27 * len(bars) + 1.8), layout="constrained")
     left = [0.0] * len(bars)
     for part, colour in _PARTS.items():
         shares = [100 * r["floor_parts_s"][part] / r["median_s"] for r in bars]
         axis.barh(range(len(bars)), shares, left=left, color=colour, label=part, height=0.75)
         left = [x + y for x, y in zip(left, shares, strict=True)]
+    axis.axvline(100, color="black", linewidth=0.8, linestyle=":", zorder=0)
     for i, total in enumerate(left):
-        axis.text(total + 1, i, f"{total:.0f}%", va="center", fontsize=9)
-    axis.set_yticks(range(len(bars)), [f"{r['case']}, n {number(r['n'])}, {r['peer']}" for r in bars])
+        # The line of 100 % ends where a figure stands.
+        box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
+        axis.text(total + 1, i, f"{total:.0f}%", va="center", fontsize=9, bbox=box)
+    one = len({r["peer"] for r in bars}) == 1
+    names = [f"{CASES[r['case']].label}, n = {number(r['n'])}" + ("" if one else f", {r['peer']}") for r in bars]
+    axis.set_yticks(range(len(bars)), names)
+    axis.tick_params(axis="y", length=0)
     axis.invert_yaxis()
-    axis.axvline(100, color="black", linewidth=0.8, linestyle=":")
     axis.set_xlim(0, max(110, 1.1 * max(left)))
     axis.set_xlabel("% of the measured time (100: as fast as the machine's own rates allow)")
-    axis.set_title(f"Share of the floor, forward and backward, {bars[0]['device_name']}", fontsize=10)
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.1 * len(bars) + 1)), ncols=3)
+    figure.suptitle(
+        "Unavoidable work as a share of the time, by case and interpolated examples per step (n)\n"
+        f"forward and backward, {bars[0]['device_name']}"
+    )
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=3)
     return figure
-
-
-def _full_groups(rows: list[dict]) -> list[list[dict]]:
-    return grouped(r for r in rows if r["kind"] == "step" and r["mode"] == "full")
-
-
-def _line(axis, points: list[dict], peer: str, values: list[float]):
-    ours = points[0]["ours"]
-    (line,) = axis.plot(
-        [r["n"] for r in points], values, marker="o", markersize=4, color=_COLOURS.get(peer, "black"),
-        linewidth=2.6 if ours else 1.3, zorder=3 if ours else 2, label=label(peer),
-    )  # fmt: skip
-    return line

@@ -2,11 +2,12 @@
 
 import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
-from benchmarks.results import read
+from benchmarks.results import RESULTS, read
 from benchmarks.speed import command, steps
 from benchmarks.speed.floors import Rates
 from benchmarks.speed.timing import Budget
@@ -174,6 +175,54 @@ def test_a_second_run_replaces_its_groups_only(run):
     run(n=("40", "50"))
     _, rows = run(n=("50",))
     assert sorted(row["n"] for row in ours(rows)) == [40, 50]
+
+
+def test_few_examples(run, backend):
+    code, rows = run("--cases", "scores-10", "cifar10-r18", "--m", "2", "128", "--peers", "scores", "pairs", "paper")
+    assert code == 0
+    steps = [row for row in rows if row["kind"] == "step"]
+    assert all(row["status"] == "ok" for row in steps)
+    measured = {(row["case"], row["m"]): set() for row in steps}
+    for row in steps:
+        measured[row["case"], row["m"]].add(row["peer"])
+    assert measured == {
+        ("scores-10", 2): {"scores", "pairs", backend},
+        ("scores-10", 128): {"scores", backend},  # from scores the paper's order is no other
+        ("cifar10-r18", 2): {"paper", "scores", "pairs", backend},
+        ("cifar10-r18", 128): {"paper", "scores", backend},
+    }
+    assert {(row["case"], row["m"]) for row in rows if row["kind"] == "check"} == set(measured)
+
+
+def test_a_wrong_kernel_of_few_examples_is_refused(run, monkeypatch, backend):
+    def scaled(operator):
+        def wrong(*arguments):
+            loss, *rest = operator(*arguments)
+            return loss * 1.01, *rest
+
+        return wrong
+
+    plant(monkeypatch, backend, scaled)
+    code, rows = run("--cases", "scores-10", "--m", "2")
+    assert code == 1
+    assert ours(rows)[0]["status"].startswith("WRONG")
+
+
+def test_few_selects_the_cases_from_scores():
+    options = command._parser().parse_args(["--few"])
+    chosen = command._Run(options)
+    assert {(case.from_scores, m) for case, _, _, m in chosen.groups} == {(True, m) for m in (2, 4, 16, None)}
+    assert chosen.parts == {"steps": True, "sampler": True, "memory": False}
+
+
+def test_results_are_kept_outside_the_source_unless_asked():
+    folders = [command._Run(command._parser().parse_args(a)).recorder.path.parent.parent for a in ([], ["--record"])]
+    assert folders == [Path("out/bench"), RESULTS]
+
+
+def test_more_examples_than_there_are_is_refused(capsys):
+    assert command.main(["--m", "129"]) == 2
+    assert "at most the 128 of cifar10-r18; got 129" in capsys.readouterr().err
 
 
 def test_unknown_names_are_refused(capsys):

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import readme
+from benchmarks import readme, results
 
 COMMON = {
     "device_name": "Box, 2 threads", "device": "cpu", "driver": None, "threads": 2, "python": "3.11", "torch": "2.13",
@@ -76,21 +76,55 @@ def test_shows_what_is_lost_wrong_and_missing(files):
     run, text = files
     run()
     written = text.read_text()
-    (row,) = (line for line in written.splitlines() if line.startswith("| cifar10-r18 | 1000 |"))
+    (row,) = (line for line in written.splitlines() if line.startswith("| CIFAR-10, ResNet-18 (10 classes) | 1000 |"))
     cells = [cell.strip() for cell in row.strip("|").split("|")]
-    assert cells == ["cifar10-r18", "1000", "2.00 ms (cpu)", "8.00 ms", "not measured", "not measured", "1.00 ms",
-                     "failed", "4.00x", "0.50x (slower)", "25%"]  # fmt: skip
+    assert cells == ["CIFAR-10, ResNet-18 (10 classes)", "1000", "2.00 ms (cpu)", "8.00 ms", "not measured",
+                     "not measured", "1.00 ms", "failed", "4.00x", "0.50x (slower)", "25%"]  # fmt: skip
     assert "out of memory" in written
     assert (
-        "Slower than the fastest peer in 1 of 2 rows: cifar10-r18 at n 1000 (cpu), where `scores` is 2.00x as fast."
-        in written
+        "Slower than the fastest peer in 1 of 2 rows: CIFAR-10, ResNet-18 (10 classes) at n 1000 (cpu), "
+        "where `scores` is 2.00x as fast." in written
     )
-    assert "Wrong, and so without a time: vit-s at n 1000 (cpu)." in written
+    assert "Wrong, and so without a time: ImageNet, ViT-S (1000 classes) at n 1000 (cpu)." in written
     assert "- GPU (`triton` and `cuda`): not measured yet." in written
-    assert "vit-s at n 10⁴" in written
+    assert "ImageNet, ViT-S (1000 classes) at n 10⁴" in written
+    assert "scores of 10 classes at n 10⁵, m 2, 4, 16, 128" in written
     assert "1 MiB" in written
     assert "torch 2.13; Python 3.11; multimix_kernels 0.1; commit 0123456789; 2 threads; 2025-01-02." in written
     assert "](results/box-2-threads/overview.png)" in written
+
+
+def test_few_examples_are_a_table_of_their_own(files, tmp_path):
+    run, text = files
+    where = {"case": "scores-10", "n": 10**5, "b": 128}
+    rows = [
+        step("pairs", 40e-3, **where, m=2), step("scores", 80e-3, **where, m=2), step("cpu", 4e-3, **where, m=2),
+        step("cpu", 20e-3, **where, m=16), step("cpu", 30e-3, **where, m=128),
+    ]  # fmt: skip
+    (tmp_path / "results" / "box-2-threads" / "few.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    run()
+    lines = [line for line in text.read_text().splitlines() if line.startswith("| scores of 10 classes")]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells == [
+        ["scores of 10 classes", "10⁵", "2", "4.00 ms (cpu)", "40.0 ms", "not measured", "80.0 ms", "not measured",
+         "10x", "7.50x", "-"],
+        ["scores of 10 classes", "10⁵", "16", "20.0 ms (cpu)", "-", "-", "not measured", "not measured",
+         "-", "1.50x", "-"],
+        ["scores of 10 classes", "10⁵", "128", "30.0 ms (cpu)", "-", "-", "not measured", "not measured",
+         "-", "1.00x", "-"],
+    ]  # fmt: skip
+
+
+def test_rows_without_m_mix_all_examples():
+    old, new = step("cpu", 1.0, b=128), step("cpu", 1.0, b=128, m=128)
+    assert results.group(old) == results.group(new) != results.group(step("cpu", 1.0, b=128, m=2))
+
+
+def test_pictures_are_drawn_again(files, tmp_path):
+    pytest.importorskip("matplotlib")
+    run, _ = files
+    assert run("--pictures") == 0
+    assert (tmp_path / "results" / "box-2-threads" / "overview.png").stat().st_size > 10_000
 
 
 def test_of_two_files_the_latest_group_counts(files, tmp_path):
