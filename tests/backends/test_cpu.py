@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 
 import multimix_kernels as mk
+from multimix_kernels import ops
+from multimix_kernels.backends.contract import Draw
 from tests.support.bounds import assert_as_accurate
 
 pytestmark = pytest.mark.skipif(not mk.available_backends()["cpu"], reason=str(mk.available_backends()["cpu"].reason))
@@ -257,8 +259,9 @@ def test_memory_of_large_operands(kind, b, c):
 
 
 def test_out_of_memory_says_of_what():
+    draw = Draw(torch.tensor([1]), None, 10**9, 10**4, 1.0, 1.0, 0)
     with pytest.raises(RuntimeError, match="cannot allocate 40000000000000 bytes for the weights") as error:
-        mk.sample_dirichlet(10**9, 10**4, backend="cpu")
+        ops.call("cpu", "sample", 10**4, 1, torch.float32, None, None, draw)
     assert "stable/ops.h" not in str(error.value)
 
 
