@@ -1,4 +1,5 @@
-// Shuffles and votes by the formulas of the PTX ISA (shfl.sync, vote.sync), and the order that __syncwarp makes.
+// Shuffles and votes by the formulas of the PTX ISA (shfl.sync, vote.sync, match.sync), and the order that __syncwarp
+// makes.
 #include "warps.h"
 
 #include <algorithm>
@@ -20,6 +21,17 @@ void count_votes(Warp& warp, uint32_t mask) {
     if (mask >> i & 1) result |= uint32_t(static_cast<Vote*>(warp.threads[i].request.operands)->predicate) << i;
   for (int i = 0; i < warp.lanes; ++i)
     if (mask >> i & 1) static_cast<Vote*>(warp.threads[i].request.operands)->result = result;
+}
+
+struct Match {
+  uint32_t value, result;
+};
+
+void find_matches(Warp& warp, uint32_t mask) {
+  const auto of = [&](int i) -> Match& { return *static_cast<Match*>(warp.threads[i].request.operands); };
+  for (int i = 0; i < warp.lanes; ++i)
+    for (int j = 0; j < warp.lanes; ++j)
+      if (mask >> i & mask >> j & 1) of(i).result |= uint32_t(of(i).value == of(j).value) << j;
 }
 
 struct Moved {
@@ -76,6 +88,12 @@ uint32_t ballot(const char* name, uint32_t mask, bool predicate, const char* fil
   Vote vote{predicate, 0};
   meet({name, file, line, mask, &vote}, count_votes);
   return vote.result;
+}
+
+uint32_t match(uint32_t mask, uint32_t value, const char* file, int line) {
+  Match match{value, 0};
+  meet({"__match_any_sync", file, line, mask, &match}, find_matches);
+  return match.result;
 }
 
 uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t value, int argument, int width, const char* file, int line) {

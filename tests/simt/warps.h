@@ -10,6 +10,7 @@ enum class Shuffle { kIndex, kUp, kDown, kXor };
 void sync_warp(uint32_t mask, const char* file, int line);
 uint64_t shuffle(Shuffle kind, uint32_t mask, uint64_t value, int argument, int width, const char* file, int line);
 uint32_t ballot(const char* name, uint32_t mask, bool predicate, const char* file, int line);
+uint32_t match(uint32_t mask, uint32_t value, const char* file, int line);
 
 template <class T>
 inline auto shuffle_value(Shuffle kind, uint32_t mask, T value, int argument, int width, const char* file, int line) {
@@ -51,4 +52,7 @@ inline int __any_sync(unsigned mask, int predicate, SIMT_HERE) {
 }
 inline int __all_sync(unsigned mask, int predicate, SIMT_HERE) {
   return simt::ballot("__all_sync", mask, predicate != 0, file, line) == mask;
+}
+inline unsigned __match_any_sync(unsigned mask, unsigned value, SIMT_HERE) {
+  return simt::match(mask, value, file, line);
 }

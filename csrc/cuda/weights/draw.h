@@ -93,9 +93,8 @@ MULTIMIX_DEVICE void draw_rows(const Draw& draw, int location, int64_t first, in
     const uint64_t name = uint64_t(draw.row_offset) + uint64_t(first + base);
     sampler.begin(valid, name);
     if (some)
-      for (int row = 0; row < valid; ++row)
-        choose_examples(draw, team, sampler.seed, uint32_t(location), name + row,
-                        reinterpret_cast<uint4*>(raw + row * places.pitch), sets + row * quads, quads);
+      choose_examples(draw, team, sampler.seed, uint32_t(location), name, reinterpret_cast<uint32_t*>(raw), sets, valid,
+                      quads);
     sampler.draw_gammas(valid, name);
     team.sync();
     if (draw.b % 4 != 0) {

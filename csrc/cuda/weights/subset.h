@@ -1,7 +1,11 @@
-// Which examples are in a row's mixture: those that are not ignored, or the m of them with the smallest keys.
+// Which examples are in a row's mixture: those that are not ignored, or m of them by Floyd's sampling: pick t of q is
+// random among the first K - q + t + 1 of K candidates, or the last of these if that one is picked already.
 //
-// A set has a byte for each four examples, whose low bits are theirs. Cost of a subset: a quarter of a Philox block for
-// each example, and 3 to 6 looks at its key.
+// A set has a byte for each four examples, whose low bits are theirs. The lanes of a warp are shared among the rows of
+// a group: those of a row make as many picks at once, and find out together which are taken.
+//
+// Cost of a subset in lane-instructions: about 65 for each of at most b / 2 picks, of which 15 draw its word; a lane
+// with nothing to pick costs the same. Where some are ignored or most are mixed, 10 for each example beside.
 #pragma once
 
 #include "cuda/device/team.h"
@@ -9,7 +13,8 @@
 
 namespace multimix {
 
-MULTIMIX_DEVICE uint32_t with_target(const Draw& draw, int quad) {
+// The bits of a quad's examples that are not ignored.
+MULTIMIX_DEVICE uint32_t candidates(const Draw& draw, int quad) {
   uint32_t bits = 0;
 #pragma unroll
   for (int k = 0; k < 4; ++k) {
@@ -19,92 +24,111 @@ MULTIMIX_DEVICE uint32_t with_target(const Draw& draw, int quad) {
   return bits;
 }
 
-MULTIMIX_DEVICE uint32_t below(const uint4& keys, uint32_t limit) {
-  return (keys.x < limit ? 1 : 0) | (keys.y < limit ? 2 : 0) | (keys.z < limit ? 4 : 0) | (keys.w < limit ? 8 : 0);
+MULTIMIX_DEVICE uint32_t contains(const uint8_t* set, uint32_t i) { return set[i / 4] >> i % 4 & 1; }
+
+// Threads of a team that serve one row: a power of two.
+MULTIMIX_DEVICE int row_threads(const Team<>& team, int rows) {
+  int threads = team.size;
+  if (!team.whole)
+    while (threads * rows > kWarp) threads /= 2;
+  return threads;
 }
 
-// The candidates' keys, and as many of their sets' bits.
-struct KeyCounter {
-  const Team<>& team;
-  const uint4* keys;
-  int quads;
-
-  MULTIMIX_DEVICE int operator()(uint32_t limit) const {
-    int count = 0;
+// Picks ranks among `count` for each row, into empty sets. words[t * rows + row]: that of pick t. By a warp.
+MULTIMIX_DEVICE void pick_ranks(const Team<>& team, const uint32_t* words, uint8_t* sets, int rows, int quads,
+                                int count, int picks) {
+  const int lane = threadIdx.x % kWarp, lanes = min(row_threads(team, rows), kWarp), row = lane / lanes,
+            own = lane & (lanes - 1);
+  words += own * rows + row;
 #pragma unroll 1
-    for (int quad = team.rank; quad < quads; quad += team.size) count += __popc(below(keys[quad], limit));
-    return team.reduce(count, Add());
+  for (int first = count - picks; first < count; first += lanes, words += lanes * rows) {
+    const int last = first + own;
+    const bool active = row < rows && last < count;
+    const int rank = active ? int(__umulhi(*words, uint32_t(last + 1))) : 0;
+    const uint32_t same = __match_any_sync(kAllLanes, active ? uint32_t(row) << 26 | uint32_t(rank) : ~0u);
+    bool taken = active && ((same & ((1u << lane) - 1)) != 0 || contains(sets, row * quads * 4 + rank));
+    // Also if an earlier lane takes it because what that one drew is taken.
+    const int back = last - rank;
+    const bool depends = active && back > 0 && back <= own;
+    uint32_t before, all = __ballot_sync(kAllLanes, taken);
+    do {
+      before = all;
+      taken = taken || (depends && (all >> (lane - back) & 1));
+      all = __ballot_sync(kAllLanes, taken);
+    } while (all != before);
+    __syncwarp();
+    if (active) {
+      const uint32_t at = row * quads * 4 + (taken ? last : rank);
+      atomicAdd(reinterpret_cast<uint32_t*>(sets) + at / 16, 1u << (at / 4 % 4 * 8 + at % 4));
+    }
+    __syncwarp();
   }
-};
+}
 
-// Of the keys equal to `key`, which are not all in, the first `missing` join those below. Nearly never needed.
-MULTIMIX_DEVICE void break_ties(const uint4* keys, uint8_t* set, int quads, uint32_t key, int missing) {
+// Sets of ranks among `count` candidates, or of those that are not mixed, become sets of examples. By a warp. From the
+// end on, as no rank is larger than its example.
+MULTIMIX_DEVICE void name_examples(const Draw& draw, uint8_t* sets, int rows, int quads, int count, bool mixed) {
   const int lane = threadIdx.x % kWarp;
 #pragma unroll 1
-  for (int start = 0; start < quads; start += kWarp) {
+  for (int start = (quads - 1) / kWarp * kWarp; start >= 0; start -= kWarp) {
     const int quad = start + lane;
-    uint32_t equal = 0, in = 0;
-    if (quad < quads) {
-      const uint4 k = keys[quad];
-      in = below(k, key);
-      equal = (key == ~0u ? 15 : below(k, key + 1)) & ~in & set[quad];
+    const uint32_t bits = candidates(draw, quad);  // none past the last
+    const int mine = __popc(bits), upto = prefix_sum(mine, lane);
+    count -= __shfl_sync(kAllLanes, upto, kWarp - 1);
+#pragma unroll 1
+    for (int row = 0; row < rows; ++row) {
+      uint8_t* set = sets + row * quads;
+      int rank = count + upto - mine;
+      uint32_t in = 0;
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        if (bits >> k & 1) in |= uint32_t((contains(set, rank++) != 0) == mixed) << k;
+      __syncwarp();
+      if (quad < quads) set[quad] = uint8_t(in);
+      __syncwarp();
     }
-    const int mine = __popc(equal), upto = prefix_sum(mine, lane);
-    int left = missing - (upto - mine);
-    for (; equal != 0 && left > 0; --left, equal &= equal - 1) in |= equal & -equal;
-    if (quad < quads) set[quad] = uint8_t(in);
-    missing -= __shfl_sync(kAllLanes, upto, kWarp - 1);
   }
 }
 
-// Fills the set of a row. keys: room for the keys of 4 * quads examples. Ends with team.sync().
+// Fills the sets of `rows` rows, of which the first is called `name`; a block has one row at a time. words: room for a
+// word for each example of each row. Ends with team.sync().
 MULTIMIX_DEVICE void choose_examples(const Draw& draw, const Team<>& team, uint64_t seed, uint32_t location,
-                                     uint64_t row, uint4* keys, uint8_t* set, int quads) {
-  if (draw.m >= draw.b) {
+                                     uint64_t name, uint32_t* words, uint8_t* sets, int rows, int quads) {
+  int count = draw.b;
+  if (draw.ignored) {
+    count = 0;
 #pragma unroll 1
-    for (int quad = team.rank; quad < quads; quad += team.size) set[quad] = uint8_t(with_target(draw, quad));
+    for (int quad = team.rank; quad < quads; quad += team.size) count += __popc(candidates(draw, quad));
+    count = team.reduce(count, Add());
+  }
+  if (draw.m >= count) {
+#pragma unroll 1
+    for (int quad = team.rank; quad < quads; quad += team.size) {
+      const uint32_t bits = candidates(draw, quad);
+      for (int row = 0; row < rows; ++row) sets[row * quads + quad] = uint8_t(bits);
+    }
     return team.sync();
   }
-  int candidates = 0;
+  const bool mixed = 2 * draw.m <= count;
+  const int picks = mixed ? draw.m : count - draw.m;
 #pragma unroll 1
-  for (int quad = team.rank; quad < quads; quad += team.size) {
-    const Words<uint64_t> w = draw_words(seed, quad, location_word(location, kSubset, 0), row);
-    const uint32_t bits = with_target(draw, quad);
-    keys[quad] = uint4{bits & 1 ? uint32_t(w.w0) : ~0u, bits & 2 ? uint32_t(w.w1) : ~0u,
-                       bits & 4 ? uint32_t(w.w2) : ~0u, bits & 8 ? uint32_t(w.w3) : ~0u};
-    set[quad] = uint8_t(bits);
-    candidates += __popc(bits);
+  for (int i = team.rank; i < (rows * quads + 3) / 4; i += team.size) reinterpret_cast<uint32_t*>(sets)[i] = 0;
+  const int threads = row_threads(team, rows), row = team.rank / threads;
+  if (row < rows) {
+    uint32_t* to = words + row;
+#pragma unroll 1
+    for (int word = team.rank % threads * 4; word < picks; word += threads * 4) {
+      const Words<uint64_t> w = draw_words(seed, word / 4, location_word(location, kSubset, 0), name + row);
+      const uint32_t four[] = {uint32_t(w.w0), uint32_t(w.w1), uint32_t(w.w2), uint32_t(w.w3)};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) to[(word + k) * rows] = four[k];
+    }
   }
   team.sync();
-  candidates = team.reduce(candidates, Add());
-  if (candidates <= draw.m) return;
-  // The m-th smallest key lies in [low, high): fewer than m keys are below low, more than m below high. Keys are
-  // uniform, so interpolation is quick; every third trial halves the range.
-  const KeyCounter count{team, keys, quads};
-  uint64_t low = 0, high = uint64_t(1) << 32;
-  int below_low = 0, below_high = candidates;
-#pragma unroll 1
-  for (int step = 1; high - low > 1; ++step) {
-    uint64_t trial = (low + high) / 2;
-    if (step % 3 != 0) {
-      const float share = __fdividef(draw.m - below_low + 0.5f, float(below_high - below_low + 1));
-      trial = low + uint64_t(float(high - low) * share);
-      trial = trial <= low ? low + 1 : trial >= high ? high - 1 : trial;
-    }
-    const int found = count(uint32_t(trial));
-    if (found == draw.m) {
-#pragma unroll 1
-      for (int quad = team.rank; quad < quads; quad += team.size)
-        set[quad] = uint8_t(below(keys[quad], uint32_t(trial)));
-      return team.sync();
-    }
-    if (found < draw.m) {
-      low = trial, below_low = found;
-    } else {
-      high = trial, below_high = found;
-    }
+  if (team.rank < kWarp) {
+    pick_ranks(team, words, sets, rows, quads, count, picks);
+    if (draw.ignored || !mixed) name_examples(draw, sets, rows, quads, count, mixed);
   }
-  if (team.rank < kWarp) break_ties(keys, set, quads, uint32_t(low), draw.m - below_low);
   team.sync();
 }
 

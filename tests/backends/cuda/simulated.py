@@ -15,7 +15,7 @@ from multimix_kernels.backends.contract import MEAN, NONE, SUM
 
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
-from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
+from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, reference, targets
 
 LIBRARY = ctypes.CDLL(os.environ["MULTIMIX_CUDA_SIMT"])
 
@@ -92,12 +92,18 @@ def test_same_bits_in_every_run():
     assert all(torch.equal(x, z) for x, z in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize(("b", "m"), [(1300, 1300), (1300, 40), (4097, 4097)])
-def test_long_rows(b, m):
+@pytest.mark.parametrize(("b", "m", "every"), [
+    (1300, 1300, None), (1300, 40, None), (1300, 900, None), (1300, 60, 3), (1300, 800, 3), (1300, 1299, 3),
+    (4097, 4097, None),
+], ids=str)  # fmt: skip
+def test_long_rows(b, m, every):
+    """Drawn by a whole block; subsets of few and of most, also where every third example is ignored."""
+    ignored = None if every is None else torch.arange(b) % every == 1
     found, exact = (
-        mk.sample_dirichlet(3, b, m=m, seed=5, dtype=dtype, backend=name)
-        for name, dtype in ((NAME, torch.float32), ("reference", torch.float64))
+        f.sample(b, 1, dtype, None, ignored, *draw_of(3, b, m))
+        for f, dtype in ((operators, torch.float32), (reference, torch.float64))
     )
+    assert torch.equal(found > 0, exact > 0)
     assert torch.allclose(found.double(), exact, rtol=1e-5, atol=1e-30)
 
 
