@@ -118,6 +118,25 @@ def test_subsets_attention_and_ignored_examples():
         )
 
 
+@pytest.mark.parametrize("ignored", [None, 3], ids=str)
+@pytest.mark.parametrize("b", [2, 5, 33, 129])
+def test_subsets(b, ignored):
+    """Few examples and nearly all, on both sides of half of the candidates, among all and where every third is ignored.
+
+    Exactly those that the stream names.
+    """
+    left_out = None if ignored is None else torch.arange(b) % ignored == 1
+    count = b if left_out is None else b - int(left_out.sum())
+    for m in sorted({1, count // 2, count // 2 + 1, count - 1, count} & set(range(1, b))):
+        arguments = (b, 2, torch.float32, None, left_out, *draw_of(35, b, m))
+        found, exact = (
+            f.sample(*arguments[:2], dtype, *arguments[3:])
+            for f, dtype in ((operators, torch.float32), (reference, torch.float64))
+        )
+        assert torch.equal(found > 0, exact > 0), m
+        assert_same_weights(found.permute(1, 2, 0), exact.permute(1, 2, 0))
+
+
 def test_every_example_ignored():
     y = torch.full((4,), -100)
     s = randn(1, 4, 3).float()

@@ -14,21 +14,10 @@ import multimix_kernels as mk
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.backends.triton.host import shapes, tune
 from multimix_kernels.backends.triton.products.dot import round_operand
-from multimix_kernels.backends.triton.weights.tile import as_rows, smallest_keys
 
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
 from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
-
-
-@triton.jit
-def equal_keys_kernel(out_ptr, m, E: tl.constexpr, R: tl.constexpr, C: tl.constexpr):
-    """The m smallest of keys that are all equal, where example 3 is no candidate."""
-    pair = tl.arange(0, E)[:, None, None] * C + tl.arange(0, C)[None, None, :]
-    key = tl.full((E, R, C), 7, tl.uint32)
-    even, odd = smallest_keys(key, key, pair, key == 7, (key == 7) & (pair != 1), m, 2 * E * C)
-    i = tl.arange(0, R)[:, None] * (2 * E * C) + tl.arange(0, 2 * E * C)[None, :]
-    tl.store(out_ptr + i, as_rows(even.to(tl.int32), odd.to(tl.int32), E, R, C))
 
 
 @triton.jit
@@ -60,13 +49,6 @@ def choose_regime(name, monkeypatch):
     if name.endswith("in place"):  # scores too large to be copied, gradients too large for partial sums
         monkeypatch.setattr(shapes, "PACKED_BYTES", 0)
         monkeypatch.setattr(shapes, "PARTIAL_BYTES", 0)
-
-
-def test_ties_go_to_the_smaller_example():
-    """Keys that are all equal: the search goes on among the examples."""
-    out = torch.zeros((2, 16), dtype=torch.int32)
-    equal_keys_kernel[(1,)](out, 5, 2, 2, 4)
-    assert out.tolist() == [[1, 1, 1, 0, 1, 1] + [0] * 10] * 2
 
 
 def test_rounding_to_tf32():

@@ -68,7 +68,12 @@ class Sampler:
         words = None if self.left_out is None else _even(self.left_out).view(torch.int16)
         alpha = None if draw.alpha is None else draw.alpha.contiguous()
         low, high = struct.unpack("2f", struct.pack("2f", draw.low, draw.high))
-        self.names = DrawNames(draw.seed, alpha, self.attention, words, low, draw.low - low, high, draw.high - high)
+        order = None
+        if self.left_out is not None and self.subset:
+            order = torch.argsort(self.left_out, stable=True).to(torch.int32)
+        self.names = DrawNames(
+            draw.seed, alpha, self.attention, words, order, low, draw.low - low, high, draw.high - high
+        )
 
     @property
     def counts(self) -> tuple[int, int, int, int]:

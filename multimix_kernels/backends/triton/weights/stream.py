@@ -1,4 +1,4 @@
-"""The weight stream, version 1: the one home of Philox and of gamma variates in Triton.
+"""The weight stream, version 2: the one home of Philox and of gamma variates in Triton.
 
 A weight is named by (seed, row, location, example) and by nothing else: no tile, thread or launch order has a say.
 
@@ -185,14 +185,12 @@ def row_concentration(seed, location, row, low, low_rest, high, high_rest, KIND:
 
 
 @triton.jit
-def subset_words(seed, location, row, pair):
-    """The 32-bit keys of the examples 2 * pair and 2 * pair + 1."""
+def subset_words(seed, location, row, block):
+    """The words of a block for the subset of every row."""
     k0, k1 = split_words(seed)
     r0, r1 = split_words(row)
     word = location_word(location, SUBSET, tl.full((), 0, tl.uint32))
-    w0, w1, w2, w3 = philox((pair >> 1).to(tl.uint32), word, r0, r1, k0, k1)
-    second = (pair & 1) != 0
-    return tl.where(second, w2, w0), tl.where(second, w3, w1)
+    return philox(r0 * 0 + block.to(tl.uint32), word, r0, r1, k0, k1)
 
 
 @triton.jit

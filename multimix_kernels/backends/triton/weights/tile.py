@@ -1,7 +1,8 @@
 """Weights of a tile of rows: gammas, subsets, attention, normalisation. What every kernel that draws weights calls.
 
 The tile is that of `stream.gamma_pairs`, (E, R, C) for the even and for the odd examples; `as_rows` makes (R, 2 E C) of
-both. Cost per weight beside its gamma: 3 lane-instructions; with attention 4 more, in subsets (m < b) about 100 more.
+both. Cost per weight beside its gamma: 3 lane-instructions; with attention 4 more. In subsets (m < b) a pick, of which
+a row has at most b / 2, costs 80 instructions of a warp on sm_90, for all rows of its tile at once.
 """
 
 from typing import NamedTuple
@@ -21,6 +22,7 @@ class DrawNames(NamedTuple):
     alpha: Tensor | None  # (b,)
     attention: Tensor | None  # (r, b)
     ignored: Tensor | None  # int16, two examples to a word
+    order: Tensor | None  # (b,) int32: the candidates and then the ignored examples; for subsets
     low: float  # the bounds of alpha as float32, and the rest of their float64
     low_rest: float
     high: float
@@ -52,35 +54,96 @@ def row_max(even, odd):
 
 
 @triton.jit
-def count(even, odd):
-    """How many are true in a row, (1, R, 1)."""
-    return row_sum(even.to(tl.int32), odd.to(tl.int32))[None, :, None]
+def holder(example, E: tl.constexpr, C: tl.constexpr):
+    """Which threads hold an example (R, 1) of a set (R, C), and in which bit."""
+    pair = (example >> 1).to(tl.uint32)  # of unsigned numbers the quotient is a shift
+    return pair % C == tl.arange(0, C)[None, :].to(tl.uint32), (pair // C).to(tl.int32) + (example & 1) * E
 
 
 @triton.jit
-def smallest_keys(even, odd, pair, candidate_even, candidate_odd, m, B: tl.constexpr):
-    """Which of the candidates have the m smallest keys, ties going to the smaller example.
+def contains(chosen, example, E: tl.constexpr, C: tl.constexpr):
+    """One in the thread that holds the example, if the set has it, and zero in the others."""
+    held, bit = holder(example, E, C)
+    return tl.where(held, (chosen >> bit) & 1, 0)
 
-    Finds the m-th smallest key bit by bit, from how many are below; then, among those equal to it, the last example.
+
+@triton.jit
+def include(chosen, example, wanted, E: tl.constexpr, C: tl.constexpr):
+    """The set with the example, where it is wanted."""
+    held, bit = holder(example, E, C)
+    return tl.where(held & wanted, chosen | (1 << bit), chosen)
+
+
+@triton.jit
+def example_of(rank, order_ptr, ASSEMBLY: tl.constexpr):
+    """The candidate of a rank; without an order they are the same."""
+    result = rank
+    if order_ptr is not None:
+        result = load(order_ptr + rank, ASSEMBLY)
+    return result
+
+
+@triton.jit
+def random_candidate(word, last, order_ptr, ASSEMBLY: tl.constexpr):
+    """One of the first last + 1 candidates, and the last of these."""
+    rank = tl.umulhi(word, (last + 1).to(tl.uint32)).to(tl.int32)
+    return example_of(rank, order_ptr, ASSEMBLY), example_of(rank * 0 + last, order_ptr, ASSEMBLY)
+
+
+@triton.jit
+def either(x, y):
+    """Bits of both, to be combined over lanes."""
+    return x | y
+
+
+@triton.jit
+def draw_subset(
+    seed, location, row, total, picks, order_ptr, E: tl.constexpr, R: tl.constexpr, C: tl.constexpr,
+    ASSEMBLY: tl.constexpr,
+):  # fmt: skip
+    """Floyd's sampling of `picks` among `total` candidates for each row (R, 1): sets (R, C).
+
+    A set has a bit for each example of a thread's register dimension, the odd ones above the even ones; both halves fit
+    in a word, as E <= 16. A step makes the four picks of a Philox block, with one exchange between threads.
     """
-    last = tl.zeros_like(count(candidate_even, candidate_odd)).to(tl.uint32)
-    bit = tl.full((), 0x80000000, tl.uint32)
-    while bit != 0:
-        trial = last | bit
-        below = count(candidate_even & (even < trial), candidate_odd & (odd < trial))
-        last = tl.where(below < m, trial, last)
-        bit = bit >> 1
-    below_even, below_odd = candidate_even & (even < last), candidate_odd & (odd < last)
-    equal_even, equal_odd = candidate_even & (even == last), candidate_odd & (odd == last)
-    missing = m - count(below_even, below_odd)
-    end = tl.zeros_like(missing)
-    size = tl.full((), B, tl.int32)
-    while size != 0:
-        trial = end + size
-        ahead = count(equal_even & (2 * pair < trial), equal_odd & (2 * pair + 1 < trial))
-        end = tl.where(ahead <= missing, trial, end)
-        size = size >> 1
-    return below_even | (equal_even & (2 * pair < end)), below_odd | (equal_odd & (2 * pair + 1 < end))
+    chosen = (row * 0 + tl.arange(0, C)[None, :] * 0).to(tl.int32)
+    t = tl.full((), 0, tl.int32)
+    while t < picks:
+        w0, w1, w2, w3 = subset_words(seed, location, row, t >> 2)
+        last = total - picks + t
+        i0, last0 = random_candidate(w0, last, order_ptr, ASSEMBLY)
+        i1, last1 = random_candidate(w1, tl.minimum(last + 1, total - 1), order_ptr, ASSEMBLY)
+        i2, last2 = random_candidate(w2, tl.minimum(last + 2, total - 1), order_ptr, ASSEMBLY)
+        i3, last3 = random_candidate(w3, tl.minimum(last + 3, total - 1), order_ptr, ASSEMBLY)
+        found = contains(chosen, i0, E, C) | (contains(chosen, i1, E, C) << 1)
+        found = found | (contains(chosen, i2, E, C) << 2) | (contains(chosen, i3, E, C) << 3)
+        found = tl.reduce(found, 1, either)[:, None]
+        i0 = tl.where((found & 1) != 0, last0, i0)
+        i1 = tl.where(((found & 2) != 0) | (i1 == i0), last1, i1)
+        i2 = tl.where(((found & 4) != 0) | (i2 == i0) | (i2 == i1), last2, i2)
+        i3 = tl.where(((found & 8) != 0) | (i3 == i0) | (i3 == i1) | (i3 == i2), last3, i3)
+        chosen = include(chosen, i0, t < picks, E, C)
+        chosen = include(chosen, i1, t + 1 < picks, E, C)
+        chosen = include(chosen, i2, t + 2 < picks, E, C)
+        chosen = include(chosen, i3, t + 3 < picks, E, C)
+        t += 4
+    return chosen
+
+
+@triton.jit
+def choose_examples(
+    seed, location, row, candidate_even, candidate_odd, m, order_ptr, E: tl.constexpr, R: tl.constexpr,
+    C: tl.constexpr, ASSEMBLY: tl.constexpr,
+):  # fmt: skip
+    """Which m of the candidates are mixed, or all if there are no more: the fewer are drawn, these or the others."""
+    total = tl.max(row_sum(candidate_even.to(tl.int32), candidate_odd.to(tl.int32)))
+    few = 2 * m <= total
+    picks = tl.where(few, m, total - m)
+    chosen = draw_subset(seed, location, tl.reshape(row, (R, 1)), total, picks, order_ptr, E, R, C, ASSEMBLY)
+    chosen = tl.where(few, chosen, ~chosen)[None, :, :]
+    register = tl.arange(0, E)[:, None, None]
+    in_even, in_odd = ((chosen >> register) & 1) != 0, ((chosen >> (register + E)) & 1) != 0
+    return candidate_even & in_even, candidate_odd & in_odd
 
 
 @triton.jit
@@ -104,7 +167,12 @@ def load(pointer, ASSEMBLY: tl.constexpr):
         )
     else:
         result = tl.inline_asm_elementwise(
-            "ld.global.nc.b32 $0, [$1];", "=r,l", [pointer.to(tl.int64)], dtype=tl.float32, is_pure=True, pack=1
+            "ld.global.nc.b32 $0, [$1];",
+            "=r,l",
+            [pointer.to(tl.int64)],
+            dtype=pointer.dtype.element_ty,
+            is_pure=True,
+            pack=1,
         )
     return result
 
@@ -131,8 +199,9 @@ def draw_tile(
         both = load(draw.ignored + at, ASSEMBLY).to(tl.int32)
         even_in, odd_in = even_in & ((both & 255) == 0), odd_in & ((both >> 8) == 0)
     if SUBSET:
-        key_even, key_odd = subset_words(seed, location, row, pair)
-        even_in, odd_in = smallest_keys(key_even, key_odd, pair, even_in, odd_in, m, 2 * E * C)
+        even_in, odd_in = choose_examples(
+            seed, location, row, even_in, odd_in, m, draw.order, E, R, C, ASSEMBLY
+        )  # fmt: skip
     alpha = seed
     if draw.alpha is None:
         alpha = row_concentration(seed, location, row, draw.low, draw.low_rest, draw.high, draw.high_rest, KIND)
