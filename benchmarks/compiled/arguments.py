@@ -37,7 +37,8 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
     targets = Columns(low, "i32", "i32", 1, None if on["PACKED"] else BYTES)
     named = dict(
         draw=DrawNames(
-            LABELS, if_("PER_EXAMPLE", "*fp64"), if_("ATTENTION", F32), if_("IGNORED", "*i16"), *["fp32"] * 4
+            LABELS, if_("PER_EXAMPLE", "*fp64"), if_("ATTENTION", F32), if_("IGNORED", "*i16"),
+            "*i32" if on.get("SUBSET") and on["IGNORED"] else None, *["fp32"] * 4,
         ),
         scores=columns(low, True), on_target=Columns(low, "i32", "i32", 1), both_ways=Columns(low, "i32", "i32", 1),
         values=columns(low, False), examples=operands.Examples(F32, F32, F32), drawn=Drawn(low, F32), known=rows,

@@ -24,7 +24,7 @@ MULTIMIX_DEVICE uint32_t candidates(const Draw& draw, int quad) {
   return bits;
 }
 
-MULTIMIX_DEVICE uint32_t contains(const uint8_t* set, int i) { return set[i / 4] >> i % 4 & 1; }
+MULTIMIX_DEVICE uint32_t contains(const uint8_t* set, uint32_t i) { return set[i / 4] >> i % 4 & 1; }
 
 // Threads of a team that serve one row: a power of two.
 MULTIMIX_DEVICE int row_threads(const Team<>& team, int rows) {
@@ -37,14 +37,16 @@ MULTIMIX_DEVICE int row_threads(const Team<>& team, int rows) {
 // Picks ranks among `count` for each row, into empty sets. words[t * rows + row]: that of pick t. By a warp.
 MULTIMIX_DEVICE void pick_ranks(const Team<>& team, const uint32_t* words, uint8_t* sets, int rows, int quads,
                                 int count, int picks) {
-  const int lane = team.rank, lanes = min(row_threads(team, rows), kWarp), row = lane / lanes, own = lane % lanes;
+  const int lane = threadIdx.x % kWarp, lanes = min(row_threads(team, rows), kWarp), row = lane / lanes,
+            own = lane & (lanes - 1);
+  words += own * rows + row;
 #pragma unroll 1
-  for (int start = 0; start < picks; start += lanes) {
-    const int t = start + own, last = count - picks + t;
-    const bool active = row < rows && t < picks;
-    const int rank = active ? int(__umulhi(words[t * rows + row], uint32_t(last + 1))) : 0;
+  for (int first = count - picks; first < count; first += lanes, words += lanes * rows) {
+    const int last = first + own;
+    const bool active = row < rows && last < count;
+    const int rank = active ? int(__umulhi(*words, uint32_t(last + 1))) : 0;
     const uint32_t same = __match_any_sync(kAllLanes, active ? uint32_t(row) << 26 | uint32_t(rank) : ~0u);
-    bool taken = active && ((same & ((1u << lane) - 1)) != 0 || contains(sets + row * quads, rank));
+    bool taken = active && ((same & ((1u << lane) - 1)) != 0 || contains(sets, row * quads * 4 + rank));
     // Also if an earlier lane takes it because what that one drew is taken.
     const int back = last - rank;
     const bool depends = active && back > 0 && back <= own;
@@ -56,8 +58,8 @@ MULTIMIX_DEVICE void pick_ranks(const Team<>& team, const uint32_t* words, uint8
     } while (all != before);
     __syncwarp();
     if (active) {
-      const int pick = taken ? last : rank, at = row * quads + pick / 4;
-      atomicAdd(reinterpret_cast<uint32_t*>(sets) + at / 4, 1u << (at % 4 * 8 + pick % 4));
+      const uint32_t at = row * quads * 4 + (taken ? last : rank);
+      atomicAdd(reinterpret_cast<uint32_t*>(sets) + at / 16, 1u << (at / 4 % 4 * 8 + at % 4));
     }
     __syncwarp();
   }
@@ -113,11 +115,13 @@ MULTIMIX_DEVICE void choose_examples(const Draw& draw, const Team<>& team, uint6
   for (int i = team.rank; i < (rows * quads + 3) / 4; i += team.size) reinterpret_cast<uint32_t*>(sets)[i] = 0;
   const int threads = row_threads(team, rows), row = team.rank / threads;
   if (row < rows) {
+    uint32_t* to = words + row;
 #pragma unroll 1
-    for (int block = team.rank % threads; 4 * block < picks; block += threads) {
-      const Words<uint64_t> w = draw_words(seed, block, location_word(location, kSubset, 0), name + row);
-      uint32_t* to = words + 4 * block * rows + row;
-      to[0] = uint32_t(w.w0), to[rows] = uint32_t(w.w1), to[2 * rows] = uint32_t(w.w2), to[3 * rows] = uint32_t(w.w3);
+    for (int word = team.rank % threads * 4; word < picks; word += threads * 4) {
+      const Words<uint64_t> w = draw_words(seed, word / 4, location_word(location, kSubset, 0), name + row);
+      const uint32_t four[] = {uint32_t(w.w0), uint32_t(w.w1), uint32_t(w.w2), uint32_t(w.w3)};
+#pragma unroll
+      for (int k = 0; k < 4; ++k) to[(word + k) * rows] = four[k];
     }
   }
   team.sync();
