@@ -2,6 +2,7 @@
 
 from ..cases import CASES
 from ..results import ok
+from .peers import all_peers
 from .style import COLOURS, OURS, WIDTH, N, label
 
 _UNITS = (
@@ -81,6 +82,14 @@ def memory(groups: list[list[dict]], rows: list[dict], plt):
     _axes(axis, _BYTES, title)
     axis.legend()
     return figure
+
+
+def along_n(axis, lines: dict[str, list[tuple[int, float]]], of_memory: bool, title: str) -> None:
+    """Lines of (n, bytes or seconds) by peer."""
+    for peer, points in lines.items():
+        rows = [{"n": n, "ours": peer in all_peers() and all_peers()[peer].ours} for n, _ in sorted(points)]
+        _line(axis, rows, peer, [value for _, value in sorted(points)])
+    _axes(axis, _BYTES if of_memory else _SECONDS, title)
 
 
 def _grows(rows: list[dict]) -> bool:
