@@ -12,8 +12,11 @@ from .data import SIZES, Dataset, load
 from .demonstration import demonstrate
 from .folders import load_path
 from .methods import DEFAULT, METHODS
-from .results import backend_name
+from .picture import draw
+from .results import Results, backend_name
 from .settings import QUICK, Settings
+
+SIZES_OF_COST = (10**3, 10**4, 10**5)  # n of the steps whose time and memory are measured
 
 
 def parser() -> argparse.ArgumentParser:
@@ -33,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--device", help="such as cpu (the default) or cuda")
     p.add_argument("--out", type=Path, default=Path("out/demo"), help="directory for results.json and demo.png")
     p.add_argument("--quick", action="store_true", help="fewer and shorter runs, under a minute")
+    p.add_argument("--redraw", type=Path, metavar="FILE", help="draw demo.png again from a results.json, nothing else")
     p.add_argument("--compare-backends", nargs=2, metavar=("A", "B"), help="train with both and compare, nothing else")
     return p
 
@@ -41,6 +45,10 @@ def main(arguments: list[str] | None = None) -> int:
     """Runs the demonstration and returns the exit status."""
     p = parser()
     args = p.parse_args(arguments)
+    if args.redraw:
+        args.out.mkdir(parents=True, exist_ok=True)
+        draw(Results.load(args.redraw), {}, args.out / "demo.png")
+        return 0
     given = {f.name: getattr(args, f.name, None) for f in fields(Settings)}
     settings = Settings(**(QUICK if args.quick else {}) | {k: v for k, v in given.items() if v is not None})
     try:
@@ -55,7 +63,7 @@ def main(arguments: list[str] | None = None) -> int:
         data, examples = cases[0]
         print(compare(data.subset(examples, 0).to(settings.device), methods, args.compare_backends, settings))
         return 0
-    return demonstrate(cases, args.methods, settings, args.out)
+    return demonstrate(cases, args.methods, settings, args.out, SIZES_OF_COST[: 2 if args.quick else None])
 
 
 def _cases(args: argparse.Namespace) -> list[tuple[Dataset, int]]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..progress import Progress
 from . import measures, picture, report
+from .costs import measure_costs
 from .data import Dataset
 from .methods import METHODS
 from .results import Results
@@ -13,7 +14,9 @@ from .train import GEOMETRY, measure, train
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
 
-def demonstrate(cases: list[tuple[Dataset, int]], methods: list[str], settings: Settings, out: Path) -> int:
+def demonstrate(
+    cases: list[tuple[Dataset, int]], methods: list[str], settings: Settings, out: Path, sizes: tuple[int, ...] = ()
+) -> int:
     """Trains with every method, saves each run as it finishes, and reports. Returns the exit status.
 
     Args:
@@ -21,13 +24,14 @@ def demonstrate(cases: list[tuple[Dataset, int]], methods: list[str], settings: 
         methods: names of methods.
         settings: of every run.
         out: directory for results.json and demo.png.
+        sizes: values of n at which time and memory of a mixing step are measured.
     """
     out.mkdir(parents=True, exist_ok=True)
     results = Results(settings)
     planes: picture.Planes = {}
     status = 0
     try:
-        _run_all(cases, methods, results, planes, out / "results.json")
+        _run_all(cases, methods, results, planes, out / "results.json", sizes)
     except KeyboardInterrupt:
         status = INTERRUPTED
     if results.runs:
@@ -45,11 +49,13 @@ def _run_all(
     results: Results,
     planes: picture.Planes,
     file: Path,
+    sizes: tuple[int, ...],
 ) -> None:
     settings = results.settings
     # Seeds outermost, so that after an interruption every method has about as many runs.
     jobs = [(seed, *case, name) for seed in range(settings.seeds) for case in cases for name in methods]
     with Progress(len(jobs) * settings.steps, unit="step") as progress:
+        results.costs = measure_costs(settings, sizes, progress.say)
         for seed, whole, examples, name in jobs:
             progress.say(f"{whole.name}:{examples} {METHODS[name].label}, seed {seed}")
             data = whole.subset(examples, seed).to(settings.device)

@@ -1,5 +1,6 @@
 """What came out: the table, and a summary in plain words made from the numbers."""
 
+import math
 import statistics
 
 import torch
@@ -37,20 +38,27 @@ def _row(results: Results, case: Case, method: str) -> list[str]:
     cells = [f"{case[0]}:{case[1]}", label(method)]
     for figure in ACCURACIES:
         mean, spread = results.mean(case, method, figure), results.spread(case, method, figure)
-        cells.append(f"{100 * mean:.1f} ±{100 * spread:4.1f}{MARKS[results.verdict(case, method, figure)]}")
+        known = not math.isnan(spread)  # one seed has no spread, and tells nothing
+        also = f" ±{100 * spread:4.1f}{MARKS[results.verdict(case, method, figure)]}" if known else ""
+        cells.append(f"{100 * mean:.1f}{also}")
     cells += [f"{results.mean(case, method, 'alignment'):.3f}", f"{results.mean(case, method, 'uniformity'):.2f}"]
     return cells + [f"{results.median(case, method, figure):.2f}" for figure in ("step_ms", "mixing_ms")]
 
 
 def _legend(results: Results) -> list[str]:
     settings = results.settings
-    seeds = len({run.seed for run in results.runs})
+    several = results.seeds > 1
+    of = f"Mean ± spread of {results.seeds} seeds, {settings.steps} steps each" if several else (
+        f"One seed, {settings.steps} steps"
+    )  # fmt: skip
+    verdicts = (
+        "+ or -: above or below plain in every seed, by more than the differences' spread; ~: the runs do not tell."
+    )
     return [
-        f"Mean ± spread of {seeds} seed{'s' * (seeds > 1)}, {settings.steps} steps each, n = {settings.n}, backend "
-        f"{backend_name(settings)!r}. Other seeds draw other training examples too.",
+        f"{of}, n = {settings.n}, backend {backend_name(settings)!r}. Other seeds draw other training examples too.",
         "X / Y: X on half of the mini-batches, Y on the others.",
         f"sparse: on every mini-batch, with Dirichlet concentrations {SPARSE} in place of {PAPER}.",
-        "+ or -: above or below plain in every seed, by more than the differences' spread; ~: the runs do not tell.",
+        *([verdicts] if several else []),
         f"noise: Gaussian, of {settings.noise} standard deviations of the data. shift: by up to "
         f"{100 * settings.shift:g} % of the length. Both on test inputs only.",
         "align: mean squared distance within a class. uniform: log mean exp(-2 distance²) of all pairs. Lower is "

@@ -18,12 +18,35 @@ from .train import Run
 Case = tuple[str, int]  # data set, training examples
 
 
+@dataclass(frozen=True)
+class Cost:
+    """Of one mixing step, forward and backward, beyond its inputs, outputs and gradients."""
+
+    peer: str
+    n: int
+    seconds: float
+    peak_bytes: int
+
+
 @dataclass
 class Results:
-    """Runs in the order in which they finished."""
+    """Runs in the order in which they finished, and what steps cost if that was measured."""
 
     settings: Settings
     runs: list[Run] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, path: Path) -> "Results":
+        """Results that were saved."""
+        content = json.loads(path.read_text())
+        runs = [Run(**run) for run in content["runs"]]
+        return cls(Settings(**content["settings"]), runs, [Cost(**cost) for cost in content.get("costs", ())])
+
+    @property
+    def seeds(self) -> int:
+        """How many seeds there are runs of."""
+        return len({run.seed for run in self.runs})
 
     def cases(self) -> list[Case]:
         """Data sets and training sizes of which there are runs."""
@@ -70,6 +93,7 @@ class Results:
             "provenance": provenance(torch.device(self.settings.device)) | {"backend": backend_name(self.settings)},
             "settings": asdict(self.settings),
             "runs": [asdict(run) for run in self.runs],
+            "costs": [asdict(cost) for cost in self.costs],
         }
         partial = path.with_suffix(".partial")
         partial.write_text(json.dumps(content, indent=1) + "\n")

@@ -2,15 +2,12 @@
 
 from ..cases import CASES
 from ..results import ok
+from .peers import all_peers
 from .style import COLOURS, OURS, WIDTH, N, label
 
-_UNITS = (
-    (("1 µs", 1e-6), ("10 µs", 1e-5), ("100 µs", 1e-4), ("1 ms", 1e-3), ("10 ms", 1e-2), ("100 ms", 0.1),
-     ("1 s", 1.0), ("10 s", 10.0), ("100 s", 100.0)),
-    (("10 KiB", 10 * 2**10), ("100 KiB", 100 * 2**10), ("1 MiB", 2**20), ("10 MiB", 10 * 2**20),
-     ("100 MiB", 100 * 2**20), ("1 GiB", 2**30), ("10 GiB", 10 * 2**30), ("100 GiB", 100 * 2**30)),
-)  # fmt: skip
-_SECONDS, _BYTES = _UNITS
+_SECONDS = (("µs", 1e-6), ("ms", 1e-3), ("s", 1.0))
+_BYTES = (("KiB", 2.0**10), ("MiB", 2.0**20), ("GiB", 2.0**30))
+_STEPS = ((1,), (1, 3), (1, 2, 5))  # marks in a decade: as few as leave two on the axis
 
 
 def growth(groups: list[list[dict]], rows: list[dict], plt):
@@ -83,6 +80,14 @@ def memory(groups: list[list[dict]], rows: list[dict], plt):
     return figure
 
 
+def along_n(axis, lines: dict[str, list[tuple[int, float]]], of_memory: bool, title: str) -> None:
+    """Lines of (n, bytes or seconds) by peer."""
+    for peer, points in lines.items():
+        rows = [{"n": n, "ours": peer in all_peers() and all_peers()[peer].ours} for n, _ in sorted(points)]
+        _line(axis, rows, peer, [value for _, value in sorted(points)])
+    _axes(axis, _BYTES if of_memory else _SECONDS, title)
+
+
 def _grows(rows: list[dict]) -> bool:
     return len({r["n"] for r in rows if ok(r)}) > 1
 
@@ -104,10 +109,16 @@ def _axes(axis, units, title: str) -> None:
     axis.set(title=title, xscale="log", yscale="log", xlabel=N)
     axis.margins(x=0.12, y=0.12)
     low, high = axis.get_ylim()
-    shown = [(name, value) for name, value in units if low <= value <= high]
-    if len(shown) > 1:
-        axis.set_yticks([value for _, value in shown], [name for name, _ in shown])
-        axis.minorticks_off()
+    for steps in _STEPS:
+        marks = {
+            f"{step * decade} {unit}": step * decade * scale
+            for unit, scale in units for decade in (1, 10, 100) for step in steps
+        }  # fmt: skip
+        shown = {name: value for name, value in marks.items() if low <= value <= high}
+        if len(shown) > 1:
+            axis.set_yticks(list(shown.values()), list(shown))
+            axis.minorticks_off()
+            break
     axis.grid(alpha=0.25)
 
 

@@ -16,7 +16,7 @@ for package in ("matplotlib", "mnist1d", "PIL", "sklearn"):
     pytest.importorskip(package)
 
 from benchmarks.demo import __main__ as command
-from benchmarks.demo import compare, data, demonstration, folders, measures, report, train
+from benchmarks.demo import compare, costs, data, demonstration, folders, measures, report, train
 from benchmarks.demo.methods import METHODS, Mixing
 from benchmarks.demo.models import build
 from benchmarks.demo.results import Results
@@ -238,6 +238,27 @@ def test_report(sequences, tmp_path, capsys):
     assert saved["provenance"]["backend"] == "reference"
     assert saved["settings"]["n"] == 20
     assert {"torch", "date", "commit"} <= set(saved["provenance"])
+
+
+def test_one_seed_has_no_spread(sequences, tmp_path, capsys):
+    settings = replace(SMALL, seeds=1)
+    assert demonstration.demonstrate([(sequences, 24)], ["plain", "multimix"], settings, tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert "±" not in printed
+    assert "nan" not in printed
+    assert "One seed, 4 steps, n = 20" in printed
+
+
+def test_costs_are_measured_kept_and_drawn_again(sequences, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(costs, "measure_point", lambda *_: {"status": "ok", "peak_bytes": 2**20, "seconds": 1.0})
+    demonstration.demonstrate([(sequences, 24)], ["plain"], SMALL, tmp_path, (20, 40))
+    loaded = Results.load(tmp_path / "results.json")
+    assert [(c.peer, c.n, c.peak_bytes) for c in loaded.costs] == [
+        (peer, n, 2**20) for n in (20, 40) for peer in ("paper", "reference")
+    ]
+    assert all(0 < c.seconds < 60 for c in loaded.costs)
+    assert command.main(["--redraw", str(tmp_path / "results.json"), "--out", str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / "demo.png").stat().st_size > 10_000
 
 
 def test_interruption_keeps_finished_runs(sequences, tmp_path, capsys, monkeypatch):
