@@ -23,6 +23,13 @@ GOALS := $(or $(MAKECMDGOALS),help)
 
 $(if $(word 2,$(VENV)),$(error VENV: make cannot use a folder with a space in its name: $(VENV)))
 
+ifeq ($(origin PYTHON) $(filter help gpu clean,$(GOALS)),command line )
+  MADE_FROM := $(shell cat $(VENV)/torch 2> /dev/null)
+  ifneq ($(or $(MADE_FROM),$(PYTHON)),$(PYTHON))
+    $(warning $(VENV) was made from $(MADE_FROM), and is kept: make clean removes it, VENV=... names another)
+  endif
+endif
+
 .PHONY: help setup demo test test-all kernel-test recipes test-sanitized lint bench gpu wheel audit clean
 
 define HELP
@@ -68,7 +75,7 @@ $(VENV)/torch:
 	  echo "make: installing torch $(TORCH_VERSION): minutes, most of them to download it"; \
 	  if command -v nvidia-smi > /dev/null; then $(LOUD_PIP) install torch==$(TORCH_VERSION); \
 	  else $(LOUD_PIP) --retries 1 install --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)+cpu; fi; }
-	@touch $@
+	@echo "$(PYTHON)" > $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	@echo "make: building the package: half a minute where there is a C++ compiler, minutes with nvcc"

@@ -127,6 +127,15 @@ def test_torch_that_is_there_is_used(clone):
     assert not any("torch==" in item for item in installed(asked))
 
 
+def test_environment_made_from_another_python(clone):
+    shutil.copy(clone.folder / "a python", clone.folder / "another")
+    assert "was made from" not in clone.make("setup")[1] + clone.make("setup")[1]
+    status, said, _ = clone.make("setup", "PYTHON=./another")
+    assert status == 0
+    assert f".venv was made from {clone.folder / 'a python'}, and is kept: make clean removes it" in said
+    assert "was made from" not in clone.make("gpu", "PYTHON=./another")[1]
+
+
 def test_torch_of_a_virtual_environment(clone):
     """One made from it sees the interpreter below both, and its packages only by the file that make writes."""
     other = clone.folder / "other env"
