@@ -17,6 +17,8 @@ LINUX := $(filter Linux,$(shell uname))
 BIN := $(VENV)/bin
 LOUD_PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP := $(LOUD_PIP) --quiet
+# Where programs are: of .venv, and of the environment that it was made from, whose packages pip finds already there.
+PROGRAMS = PATH="$(abspath $(BIN)):$$(dirname "$$(command -v "$$(cat $(VENV)/torch)")"):$$PATH"
 CODE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml $(CODE)
 GOALS := $(or $(MAKECMDGOALS),help)
@@ -135,8 +137,8 @@ test-sanitized: $(VENV)/with-test
 	  "$(abspath $(BIN))/python" -m pytest tests/backends/test_cpu.py -k 'not instruction_sets' $(ARGS)
 
 lint: $(VENV)/with-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CODE) $(wildcard tests/simt/*.h tests/simt/*.cpp tests/simt/*.cu)
+	export $(PROGRAMS); ruff check . && ruff format --check . && mypy && \
+	  clang-format --dry-run --Werror $(CODE) $(wildcard tests/simt/*.h tests/simt/*.cpp tests/simt/*.cu)
 
 bench: $(VENV)/with-bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -165,7 +167,7 @@ wheel: $(VENV)/wheels
 	MULTIMIX_LOCAL_VERSION=auto MULTIMIX_BUILD=$(if $(filter cpu,$(GPU)),cpu,cuda) \
 	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' \
 	  $(BIN)/python -m build --wheel --no-isolation --outdir $(if $(LINUX),build/wheel,dist)
-	$(if $(LINUX),PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl)
+	$(if $(LINUX),$(PROGRAMS) auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl)
 
 # Whether the wheels in dist/ are what they say they are.
 ifeq ($(filter wheel,$(GOALS)),)

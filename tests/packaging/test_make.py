@@ -120,6 +120,16 @@ def test_tests_need_no_linters(clone):
     assert installed(clone.make("lint")[2]) == ["multimix_kernels[dev]"]
 
 
+def test_programs_that_the_other_environment_has(clone):
+    """pip installs none of them a second time."""
+    for name in ("ruff", "mypy", "clang-format"):
+        (clone.folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "$LOG"\n')
+        (clone.folder / name).chmod(0o755)
+    status, said, asked = clone.make("lint", TORCH="yes")
+    assert status == 0, said
+    assert [line.split()[0] for line in asked.splitlines()[-4:]] == ["ruff", "ruff", "mypy", "clang-format"]
+
+
 def test_torch_that_is_there_is_used(clone):
     status, said, asked = clone.make("setup", TORCH="yes")
     assert status == 0, said
