@@ -17,11 +17,20 @@ LINUX := $(filter Linux,$(shell uname))
 BIN := $(VENV)/bin
 LOUD_PIP := $(BIN)/python -m pip --disable-pip-version-check
 PIP := $(LOUD_PIP) --quiet
+# Where programs are: of .venv, and of the environment that it was made from, whose packages pip finds already there.
+PROGRAMS = PATH="$(abspath $(BIN)):$$(dirname "$$(command -v "$$(cat $(VENV)/torch)")"):$$PATH"
 CODE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 SOURCES := setup.py pyproject.toml $(CODE)
 GOALS := $(or $(MAKECMDGOALS),help)
 
 $(if $(word 2,$(VENV)),$(error VENV: make cannot use a folder with a space in its name: $(VENV)))
+
+ifeq ($(origin PYTHON) $(filter help gpu clean,$(GOALS)),command line )
+  MADE_FROM := $(shell cat $(VENV)/torch 2> /dev/null)
+  ifneq ($(or $(MADE_FROM),$(PYTHON)),$(PYTHON))
+    $(warning $(VENV) was made from $(MADE_FROM), and is kept: make clean removes it, VENV=... names another)
+  endif
+endif
 
 .PHONY: help setup demo test test-all kernel-test recipes test-sanitized lint bench gpu wheel audit clean
 
@@ -68,7 +77,7 @@ $(VENV)/torch:
 	  echo "make: installing torch $(TORCH_VERSION): minutes, most of them to download it"; \
 	  if command -v nvidia-smi > /dev/null; then $(LOUD_PIP) install torch==$(TORCH_VERSION); \
 	  else $(LOUD_PIP) --retries 1 install --extra-index-url $(CPU_INDEX) torch==$(TORCH_VERSION)+cpu; fi; }
-	@touch $@
+	@echo "$(PYTHON)" > $@
 
 $(VENV)/installed: $(VENV)/torch $(SOURCES)
 	@echo "make: building the package: half a minute where there is a C++ compiler, minutes with nvcc"
@@ -128,8 +137,8 @@ test-sanitized: $(VENV)/with-test
 	  "$(abspath $(BIN))/python" -m pytest tests/backends/test_cpu.py -k 'not instruction_sets' $(ARGS)
 
 lint: $(VENV)/with-dev
-	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(CODE) $(wildcard tests/simt/*.h tests/simt/*.cpp tests/simt/*.cu)
+	export $(PROGRAMS); ruff check . && ruff format --check . && mypy && \
+	  clang-format --dry-run --Werror $(CODE) $(wildcard tests/simt/*.h tests/simt/*.cpp tests/simt/*.cu)
 
 bench: $(VENV)/with-bench
 	$(BIN)/python -m benchmarks $(ARGS)
@@ -158,7 +167,7 @@ wheel: $(VENV)/wheels
 	MULTIMIX_LOCAL_VERSION=auto MULTIMIX_BUILD=$(if $(filter cpu,$(GPU)),cpu,cuda) \
 	  TORCH_CUDA_ARCH_LIST='$(filter-out cpu all,$(GPU))' \
 	  $(BIN)/python -m build --wheel --no-isolation --outdir $(if $(LINUX),build/wheel,dist)
-	$(if $(LINUX),PATH="$(abspath $(BIN)):$$PATH" auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl)
+	$(if $(LINUX),$(PROGRAMS) auditwheel repair --exclude 'libtorch*' --wheel-dir dist build/wheel/*.whl)
 
 # Whether the wheels in dist/ are what they say they are.
 ifeq ($(filter wheel,$(GOALS)),)

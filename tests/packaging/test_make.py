@@ -120,11 +120,30 @@ def test_tests_need_no_linters(clone):
     assert installed(clone.make("lint")[2]) == ["multimix_kernels[dev]"]
 
 
+def test_programs_that_the_other_environment_has(clone):
+    """pip installs none of them a second time."""
+    for name in ("ruff", "mypy", "clang-format"):
+        (clone.folder / name).write_text(f'#!/bin/sh\necho "{name} $*" >> "$LOG"\n')
+        (clone.folder / name).chmod(0o755)
+    status, said, asked = clone.make("lint", TORCH="yes")
+    assert status == 0, said
+    assert [line.split()[0] for line in asked.splitlines()[-4:]] == ["ruff", "ruff", "mypy", "clang-format"]
+
+
 def test_torch_that_is_there_is_used(clone):
     status, said, asked = clone.make("setup", TORCH="yes")
     assert status == 0, said
     assert "-m venv --system-site-packages .venv" in asked.splitlines()
     assert not any("torch==" in item for item in installed(asked))
+
+
+def test_environment_made_from_another_python(clone):
+    shutil.copy(clone.folder / "a python", clone.folder / "another")
+    assert "was made from" not in clone.make("setup")[1] + clone.make("setup")[1]
+    status, said, _ = clone.make("setup", "PYTHON=./another")
+    assert status == 0
+    assert f".venv was made from {clone.folder / 'a python'}, and is kept: make clean removes it" in said
+    assert "was made from" not in clone.make("gpu", "PYTHON=./another")[1]
 
 
 def test_torch_of_a_virtual_environment(clone):
