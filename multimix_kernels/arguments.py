@@ -121,12 +121,12 @@ def check_target(target: Tensor, b: int, c: int | str, device: torch.device, ign
     if target.dim() == 2:
         return target
     target = target.to(torch.int64)
-    if ignore_index is not None and _readable(target):
+    if ignore_index is not None and not isinstance(c, str) and _readable(target):
         _check_labels(target, c, ignore_index)
     return target
 
 
-def _check_labels(target: Tensor, c: int | str, ignore_index: int) -> None:
+def _check_labels(target: Tensor, c: int, ignore_index: int) -> None:
     low, high = torch.aminmax(target)
     if low.item() >= 0 and high.item() < c:
         return
