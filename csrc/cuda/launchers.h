@@ -1,7 +1,7 @@
 // The launchers of every operator's kernels: what the operators call.
 #pragma once
 
-#include "cuda/host/context.h"
+#include "cuda/host/memory.h"
 #include "cuda/host/jobs.h"
 
 namespace multimix {

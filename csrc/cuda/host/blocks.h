@@ -3,7 +3,7 @@
 
 #include <algorithm>
 
-#include "cuda/host/context.h"
+#include "cuda/host/memory.h"
 #include "cuda/host/jobs.h"
 
 namespace multimix {

@@ -13,7 +13,7 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/host/context.h"
+#include "cuda/host/memory.h"
 #include "cuda/host/jobs.h"
 
 #ifdef MULTIMIX_SIMT

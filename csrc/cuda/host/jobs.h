@@ -3,9 +3,10 @@
 
 #include <cstdint>
 
-#include "cuda/host/operand.h"
-
 namespace multimix {
+
+// How matrix products read their operands.
+enum class Operand : int { kBF16, kF16, kTF32, kFP32 };
 
 enum class DType : int { kFloat32, kBFloat16, kFloat16 };
 

@@ -1,6 +1,6 @@
 // Gradients of mixed embeddings by the values, M^T G, and by the attention, from G V^T.
 #include "cuda/host/dispatch.h"
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/products/rows.h"
 #include "cuda/sums/sums.h"

@@ -1,4 +1,8 @@
-// What the kernels of mixed_large share: the operands of a super-block, and who launches what.
+// The loss from scores that are mixed, in super-blocks of rows: what its kernels share, and who launches what. Rooms below
+// are products, weights, sums, host and device.
+//
+// Letters as in DESIGN: i (or e) an example of b, j a class of c, k a row (a mixture) of n; a location of r is a `place`
+// of a super-block.
 #pragma once
 
 #include "cuda/host/blocks.h"
@@ -69,7 +73,7 @@ void normalise(const Context& context, Operand operand, const LargeJob& job, boo
 // row_loss.cu: losses, their sums and the state of the rows.
 void row_losses(const Context& context, Operand operand, const LargeJob& job, bool by_class, Parts parts);
 
-// gradient.cu: up to 128 examples. Adds to, or with `first` writes, partial (places, splits, height, width), whose rows
+// gram_gradient.cu: up to 128 examples. Adds to, or with `first` writes, partial (places, splits, height, width), whose rows
 // from job.gram on are of M^T M.
 constexpr int kFusedExamples = 128;
 int gradient_height(Operand operand, int rows);  // of partial sums of that many rows

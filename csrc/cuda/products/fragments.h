@@ -6,7 +6,7 @@
 #pragma once
 
 #include "cuda/device/primitives.h"
-#include "cuda/host/operand.h"
+#include "cuda/host/jobs.h"
 
 namespace multimix {
 

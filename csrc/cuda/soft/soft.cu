@@ -6,7 +6,7 @@
 // gradients written.
 #include <stdexcept>
 
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/soft/soft.h"
 #include "cuda/sums/sums.h"
