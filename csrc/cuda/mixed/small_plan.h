@@ -109,4 +109,21 @@ inline SmallPlan small_plan(const Context& context, const Draw& draw, Operand op
   return best;
 }
 
+// What the kernel works on.
+struct SmallJob {
+  Draw draw;
+  SmallPlan plan;
+  int first_location;
+  int c;
+  bool labels;
+  float keep, uniform;
+  const void* scores;      // (places, width, class_pitch)
+  const void* targets;     // (width, class_pitch)
+  const float* mass;       // (b)
+  const float* grad_rows;  // (r, n), or null
+  float* rows;             // (r, n), or null
+  float* sums;             // (places, splits): of the row losses
+  float* partial;          // (places, splits, classes, width), or null
+};
+
 }  // namespace multimix

@@ -1,11 +1,10 @@
 // What one block of the single-pass mixed cross-entropy does with a tile of weights: mixed scores and targets, the
-// rows' losses, delta (the gradient of their logits), and its product with the weights. See mixed_small.cu.
+// rows' losses, and delta (the gradient of their logits). See small.cu.
 #pragma once
 
 #include <cfloat>
 
-#include "cuda/mixed/small_plan.h"
-#include "cuda/products/fragments.h"
+#include "cuda/mixed/small_gradient.h"
 
 namespace multimix {
 
@@ -14,25 +13,6 @@ constexpr float kLn2 = 0.6931471805599453f;
 constexpr float kInfinity = __builtin_huge_valf();
 // Minus infinity would be split into infinities of both signs in float32 products.
 constexpr float kSplitInfinity = -0x1p126f;
-// Tiles between two additions of the accumulators to the partial sums: tensor cores truncate what they add.
-constexpr int kFlush = 256;
-
-struct SmallJob {
-  Draw draw;
-  SmallPlan plan;
-  int first_location;
-  int c;
-  bool labels;
-  float keep, uniform;
-  const void* scores;      // (places, width, class_pitch)
-  const void* targets;     // (width, class_pitch)
-  const float* mass;       // (b)
-  const float* grad_rows;  // (r, n), or null
-  float* rows;             // (r, n), or null
-  float* sums;             // (places, splits): of the row losses
-  float* partial;          // (places, splits, classes, width), or null
-};
-
 // A float sum that keeps what its roundings leave out.
 struct Compensated {
   float sum = 0, rest = 0;
@@ -59,9 +39,9 @@ template <Operand operand, Arithmetic arithmetic>
 struct SmallBlock {
   using P = Product<operand>;
   using T = Element<operand>;
-  static constexpr bool kTwoHalves = operand == Operand::kBF16;
+  static constexpr bool kTwoHalves = SmallGradient<operand, arithmetic>::kTwoHalves;
   static constexpr SmallLimits kLimits = small_limits(operand, arithmetic);
-  static constexpr int kDepth = kLimits.depth, kPairs = kLimits.pairs;
+  static constexpr int kPairs = kLimits.pairs;
   static constexpr int kUnroll = sizeof(T) == 4 ? 1 : 2;  // as registers allow
 
   const SmallJob& job;
@@ -71,7 +51,6 @@ struct SmallBlock {
   int warp, strip, group, groups;  // of the mixed scores: 16 rows, every groups-th 16 classes
   int pairs;                       // 16 classes each
   bool mass_is_one;
-  float accumulator[kDepth][2][2][4];
 
   MULTIMIX_DEVICE explicit SmallBlock(const SmallJob& job) : job(job) {
     unsigned char* memory = shared_memory();
@@ -305,74 +284,6 @@ struct SmallBlock {
       for (int g = 0; g < used; ++g) total += loss[g * job.plan.rows + row];
       if (first + row < job.draw.n)
         job.rows[int64_t(location) * job.draw.n + first + row] = total * (job.c == 1 ? 0.0f : kLn2);
-    }
-  }
-
-  // A warp's part of the gradient: 32 examples, every stride-th 16 classes.
-  struct Part {
-    int example, pair, stride;
-  };
-  MULTIMIX_DEVICE Part part() const {
-    const int strips = job.plan.width / 32, stride = job.plan.warps / strips;
-    const int pair = warp / strips;
-    return {warp % strips * 32, pair < stride ? pair : pairs, stride};
-  }
-
-  // accumulator += M^T delta
-  MULTIMIX_DEVICE void multiply() {
-    const Part own = part();
-    if (operand != Operand::kFP32 && own.pair + (kDepth - 1) * own.stride < pairs)  // which has no registers to spare
-      multiply<true>(own);
-    else if (own.pair < pairs)
-      multiply<false>(own);
-  }
-  template <bool all>
-  MULTIMIX_DEVICE void multiply(const Part& own) {
-    const int pitch = job.plan.class_pitch;
-    const T *weights = tile + own.example, *d_first = delta + own.pair * 16;
-#pragma unroll kUnroll
-    for (int k = 0; k < job.plan.rows; k += 16, weights += 16 * job.plan.pitch, d_first += 16 * pitch) {
-      typename P::A a[2];
-      typename P::B b[2];
-      P::load_a_transposed(a[0], weights, job.plan.pitch);
-      P::load_a_transposed(a[1], weights + 16, job.plan.pitch);
-#pragma unroll
-      for (int d = 0; d < kDepth; ++d) {
-        if (!all && own.pair + d * own.stride >= pairs) break;
-#pragma unroll
-        for (int half = 0; half < (kTwoHalves ? 2 : 1); ++half) {
-          P::load_b_transposed(b, d_first + d * own.stride * 16 + half * job.plan.rows * pitch, pitch);
-#pragma unroll
-          for (int s = 0; s < 2; ++s)
-            P::add(accumulator[d][s][0], a[s], b[0]), P::add(accumulator[d][s][1], a[s], b[1]);
-        }
-      }
-    }
-  }
-
-  MULTIMIX_DEVICE void clear() {
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d)
-#pragma unroll
-      for (int x = 0; x < 16; ++x) accumulator[d][x / 8][x / 4 % 2][x % 4] = 0;
-  }
-
-  // Writes the accumulators to the block's partial sum, or adds them to it.
-  MULTIMIX_DEVICE void flush(bool first) {
-    const Part own = part();
-    float* out = job.partial + int64_t(blockIdx.x) * job.plan.classes * job.plan.width;
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const int pair = own.pair + d * own.stride;
-      if (pair >= pairs) break;
-#pragma unroll
-      for (int x = 0; x < 16; ++x) {
-        const int i = own.example + x / 8 * 16 + x % 4 / 2 * 8 + lane_row();
-        const int j = pair * 16 + x / 4 % 2 * 8 + lane_column() + x % 2;
-        float& to = out[j * job.plan.width + i];
-        const float value = accumulator[d][x / 8][x / 4 % 2][x % 4];
-        to = first ? value : to + value;
-      }
     }
   }
 
