@@ -36,7 +36,7 @@ class RowLoss {
 
  public:
   // mixed: of the chunk's classes, the sums of the weights that have their label.
-  MULTIMIX_DEVICE RowLoss(const RowsJob& job, const RowTeam<wide>& team, float* mixed)
+  MULTIMIX_DEVICE RowLoss(const RowsJob& job, RowTeam<wide> team, float* mixed)
       : labels_(job.labels), block_(job.block), team_(team), mixed_(mixed) {
     if (job.records) return;
     count_ = labels_.counts[0], known_ = labels_.counts[1];
@@ -180,7 +180,7 @@ class RowLoss {
 
   const LabelOrder& labels_;
   const SoftBlock& block_;
-  const RowTeam<wide>& team_;
+  RowTeam<wide> team_;
   float* mixed_;
   int count_ = 0, known_ = 0, lanes_ = 1;
   float loss_;

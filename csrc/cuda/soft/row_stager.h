@@ -69,7 +69,7 @@ class RowStager {
     T held;
   };
 
-  MULTIMIX_DEVICE RowStager(const RowsJob& job, const RowTeam<wide>& team, unsigned char* shared)
+  MULTIMIX_DEVICE RowStager(const RowsJob& job, RowTeam<wide> team, unsigned char* shared)
       : job_(job), team_(team), logits_(shared), weights_(shared + job.plan.buffers * job.plan.logits) {}
 
   MULTIMIX_DEVICE T* logits(const RowCursor& at) const {
@@ -129,7 +129,7 @@ class RowStager {
   }
 
   const RowsJob& job_;
-  const RowTeam<wide>& team_;
+  RowTeam<wide> team_;
   unsigned char *logits_, *weights_;
 };
 
