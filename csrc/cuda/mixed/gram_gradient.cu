@@ -38,7 +38,7 @@ struct WarpLogits {
 
   // softmax times its factor; the rows of the identity (from fragment to fragment all or none) only theirs. `states`
   // are those of this lane's first row on.
-  MULTIMIX_DEVICE void softmax_or_identity(const RowState* states, int first_class, int gram) {
+  MULTIMIX_DEVICE void softmax_or_identity(const RowState* states, int before_identity) {
 #pragma unroll
     for (int n = 0; n < 2; ++n)
 #pragma unroll
@@ -46,15 +46,14 @@ struct WarpLogits {
         const RowState k = states[n * 8 + e];
 #pragma unroll
         for (int m = 0; m < kFragments; ++m) {
-          const bool identity = first_class + m * 16 >= gram;
+          const bool identity = m * 16 >= before_identity;
           one(at[m][n][e], k, identity), one(at[m][n][2 + e], k, identity);
         }
       }
   }
 
   static MULTIMIX_DEVICE void one(float& x, const RowState& k, bool identity) {
-    float p = fast_exp2(x * k.scale - k.lse) * k.probability;
-    if (operand == Operand::kF16 && k.scale == 0) p = 0;  // rows of zeros have no logits where scores are infinite
+    const float p = fast_exp2(x * k.scale - k.lse) * k.probability;
     x = identity ? x * k.target : p;
   }
 };
@@ -125,28 +124,27 @@ struct WarpSums {
     }
   }
 
-  // visit(the sums of two neighbouring examples, where they are in memory)
-  template <class Visit>
-  MULTIMIX_DEVICE void each_pair(float* own, int width, Visit visit) {
+  MULTIMIX_DEVICE void clear() {
+#pragma unroll
+    for (int m = 0; m < Shape::kFragments; ++m)
+#pragma unroll
+      for (int x = 0; x < Shape::kDepths * 8; ++x) at[m][x / 4][x % 4] = 0;
+  }
+
+  // Writes the sums to this lane's part of the partial sum, or adds them to it: rounded to nearest, where tensor cores
+  // would truncate one long chain.
+  MULTIMIX_DEVICE void store(float* own, int width, bool first) const {
 #pragma unroll
     for (int m = 0; m < Shape::kFragments; ++m)
 #pragma unroll
       for (int n = 0; n < Shape::kDepths * 2; ++n)
 #pragma unroll
-        for (int half = 0; half < 2; ++half)
-          visit(&at[m][n][half * 2], n * 8 < width,
-                reinterpret_cast<float2*>(own + (m * 16 + half * 8) * width + n * 8));
-  }
-  MULTIMIX_DEVICE void load(float* own, int width, bool first) {
-    each_pair(own, width, [&](float* pair, bool inside, float2* from) {
-      const float2 before = !first && inside ? *from : make_float2(0, 0);
-      pair[0] = before.x, pair[1] = before.y;
-    });
-  }
-  MULTIMIX_DEVICE void store(float* own, int width) {
-    each_pair(own, width, [](float* pair, bool inside, float2* to) {
-      if (inside) *to = make_float2(pair[0], pair[1]);
-    });
+        for (int half = 0; half < 2; ++half) {
+          if (n * 8 >= width) continue;
+          float2& to = *reinterpret_cast<float2*>(own + (m * 16 + half * 8) * width + n * 8);
+          const float2 before = first ? make_float2(0, 0) : to;
+          to = make_float2(before.x + at[m][n][half * 2], before.y + at[m][n][half * 2 + 1]);
+        }
   }
 };
 
@@ -162,9 +160,6 @@ __global__ void __launch_bounds__(GradientShape<operand, kWide>::kThreads, 2)
   T* buffers = reinterpret_cast<T*>(shared_memory());                        // (2, kRows, kPitch) weights
   T* score_tile = buffers + (Shape::kInRegisters ? 0 : 2 * kRows * kPitch);  // (kClasses, kScorePitch)
   RowState* states = reinterpret_cast<RowState*>(buffers + 2 * kRows * kPitch + Shape::kScoreSize);  // (2, kRows)
-  const Matrix<T> weights = job.weights<T>(place);
-  const RowState* state = job.state + int64_t(place) * job.block.stored;
-  float* own = partial + (int64_t(blockIdx.y) * height + first_class + warp_class + lane_row()) * width + lane_column();
 
   copy_rows<Shape::kClasses, kWide, kThreads>(score_tile, Shape::kScorePitch, job.score_rows<T>(place), first_class, 0,
                                               SameRow{});
@@ -174,12 +169,15 @@ __global__ void __launch_bounds__(GradientShape<operand, kWide>::kThreads, 2)
   WarpScores<operand, kWide> scores;
   scores.load_scores(score_tile + warp_class * Shape::kScorePitch);
   WarpSums<operand, kWide> total;
-  total.load(own, width, first);
+  total.clear();
 
+  const int beyond = job.gram - first_class - warp_class;  // classes from here on are rows of the identity
   const auto fetch = [&](int s, int buffer) {
     const int row = (split + s * splits) * kRows;
-    copy_rows<kRows, kWide, kThreads>(buffers + buffer * kRows * kPitch, kPitch, weights, row, 0, SameRow{});
-    if (threadIdx.x < kRows) copy_async(states + buffer * kRows + threadIdx.x, state + row + threadIdx.x);
+    copy_rows<kRows, kWide, kThreads>(buffers + buffer * kRows * kPitch, kPitch, job.weights<T>(place), row, 0,
+                                      SameRow{});
+    const RowState* from = job.state + int64_t(place) * job.block.stored + row;
+    if (threadIdx.x < kRows) copy_async(states + buffer * kRows + threadIdx.x, from + threadIdx.x);
   };
   const auto add = [&](int, int buffer) {
     const T* tile = buffers + buffer * kRows * kPitch;
@@ -188,13 +186,14 @@ __global__ void __launch_bounds__(GradientShape<operand, kWide>::kThreads, 2)
     for (int row = 0; row < kRows; row += 16, tile += 16 * kPitch, rows += 16) {
       WarpLogits<operand, kWide> logits;
       scores.mix(logits, tile);
-      logits.softmax_or_identity(rows, first_class + warp_class, job.gram);
+      logits.softmax_or_identity(rows, beyond);
       total.add_product(logits, tile);
     }
   };
   const int tiles = (job.block.rows + kRows - 1) / kRows;
   run_stages((tiles - split + splits - 1) / splits, fetch, add);
-  total.store(own, width);
+  float* own = partial + (int64_t(blockIdx.y) * height + first_class + warp_class + lane_row()) * width + lane_column();
+  total.store(own, width, first);
 }
 
 template <class Work>
