@@ -135,6 +135,7 @@ class ValuesGradient {
 };
 
 struct AsIs {
+  static constexpr bool kFinite = false;
   MULTIMIX_DEVICE int row(int64_t, bool, int, int64_t) const { return 0; }
   MULTIMIX_DEVICE float operator()(int, int, float sum) const { return sum; }
 };

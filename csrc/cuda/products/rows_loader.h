@@ -19,7 +19,8 @@ inline RowSource row_source(const Strided& from, int columns, Operand operand) {
 }
 
 // A tile of height x width, read one step ahead of its use. Per 16 bytes: a load, a conversion per element, a store.
-template <Operand operand, int height, int width>
+// finite: minus infinity becomes a number, so that zero times it is zero.
+template <Operand operand, int height, int width, bool finite = false>
 class RowsLoader {
   using T = Element<operand>;
   static constexpr int kVector = BlockTile<operand>::kVector;
@@ -78,12 +79,17 @@ class RowsLoader {
     bits = {words[0], words[1], words[2], words[3]};
   }
 
+  static MULTIMIX_DEVICE float number(float x) {
+    constexpr float kLeast = operand == Operand::kF16 ? -65504.0f : -3e38f;
+    return finite && x < kLeast ? kLeast : x;
+  }
+
   MULTIMIX_DEVICE uint32_t scaled(uint32_t word, int k) const {
     if constexpr (sizeof(T) == 2) {
       const float low = to_float(T{uint16_t(word)}), high = to_float(T{uint16_t(word >> 16)});
-      return pack<T>((low - shift_[k]) * factor_[k], (high - shift_[k]) * factor_[k]);
+      return pack<T>((number(low) - shift_[k]) * factor_[k], (number(high) - shift_[k]) * factor_[k]);
     } else {
-      return __float_as_uint(round_operand<operand>((__uint_as_float(word) - shift_[k]) * factor_[k]));
+      return __float_as_uint(round_operand<operand>((number(__uint_as_float(word)) - shift_[k]) * factor_[k]));
     }
   }
 

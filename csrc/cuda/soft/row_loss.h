@@ -57,12 +57,14 @@ class RowLoss {
     const float origin = top == -INFINITY ? 0.0f : top;
     if (chunk.first > 0) {
       record.log_z *= fast_exp2((record.top - origin) * kLog2E);
-      if (team_.rank == 0) record.below += chunk.first * (origin - record.top);
+      if (team_.rank == 0 && record.top > -INFINITY) record.below += chunk.first * (origin - record.top);
     }
+    // Smoothing gives masked classes a target, and the loss is infinite; otherwise they do not count.
+    const float least = block_.uniform != 0 ? -INFINITY : -1e38f;
     float z = 0, below = 0;
     each_logit(chunk, [&](float x) {
       const float difference = x - origin;
-      z += fast_exp2(difference * kLog2E), below -= difference;
+      z += fast_exp2(difference * kLog2E), below -= difference < least ? 0.0f : difference;
     });
     record.top = top, record.log_z += z, record.below += below;
   }
@@ -100,7 +102,8 @@ class RowLoss {
   // The row's loss, once all of its chunks are added.
   MULTIMIX_DEVICE float finish(float inverse) {
     float loss = team_.sum(loss_) * (block_.keep * inverse);
-    if (block_.uniform != 0) loss += block_.uniform * record.share * (record.below + block_.c * record.log_z);
+    if (block_.uniform != 0 && record.share != 0)
+      loss += block_.uniform * record.share * (record.below + block_.c * record.log_z);
     return block_.c == 1 ? record.share * 0.0f : loss + record.share * 0.0f;  // NaN where a label does not exist
   }
 

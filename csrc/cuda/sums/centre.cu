@@ -31,7 +31,8 @@ __global__ void __launch_bounds__(kThreads)
       for (int i = lane; i < b; i += kWarp) {
         // Without attention `plain` may be infinite.
         const float a = attention[i], mu = a == 0 ? 0.0f : a * plain[at + i];
-        sum += mu * gradient[at + i], total += mu;
+        // An example that takes no part may have the gradient of NaN.
+        sum += mu == 0 ? 0.0f : mu * gradient[at + i], total += mu;
       }
 #pragma unroll
       for (int step = kWarp / 2; step > 0; step /= 2) {
@@ -47,8 +48,9 @@ __global__ void __launch_bounds__(kThreads)
       float sum = 0;
 #pragma unroll 4
       for (int row = 0; row < rows; ++row) {
+        const float share = plain[at + int64_t(row) * block.width];
         const float centred = gradient[at + int64_t(row) * block.width] - means[row];
-        sum += centred == 0 ? 0.0f : plain[at + int64_t(row) * block.width] * centred;
+        sum += share == 0 || centred == 0 ? 0.0f : share * centred;
       }
       partial[i] = first ? sum : partial[i] + sum;
     }
@@ -67,8 +69,8 @@ void centre(const Context& context, const Draw& draw, const Block& block, bool f
   float* partial = context.make<float>(int64_t(block.places) * splits * block.width);
   launch(context, "centre", centre_kernel, Grid{int64_t(block.places) * splits}, kThreads, kRows * sizeof(float), block,
          splits, draw.b, draw.attention, partial);
-  if (draw.m == 1) scale.host = 0;  // one example has all the weight, exactly: rounding says otherwise
-  const PartialSums sums{partial, block.places, splits, 1, block.width};
+  // One example has all the weight, exactly: no sum, as rounding says otherwise.
+  const PartialSums sums{partial, block.places, draw.m == 1 ? 0 : splits, 1, block.width};
   GradientOutput out{};
   out.at = grad_attention, out.b = draw.b, out.c = 1;
   out.scale = scale, out.accumulate = !first;
