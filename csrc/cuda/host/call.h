@@ -13,8 +13,8 @@
 #include <utility>
 #include <vector>
 
-#include "cuda/host/memory.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 #ifdef MULTIMIX_SIMT
 #include "simt_memory.h"

@@ -6,6 +6,7 @@
 // -log softmax, beside those of the products.
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/classes.h"
+#include "cuda/mixed/scores.h"
 
 namespace multimix {
 namespace {
@@ -57,7 +58,7 @@ __global__ void __launch_bounds__(MixClasses<operand, true>::kThreads)
         const float l = logits.at[q / 2][n][q % 2 * 2 + e] * k.scale - k.lse;
         const float y = mixed.at[q / 2][n][q % 2 * 2 + e] * keep + spread;
         d[e] = !inside ? 0.0f : none ? k.probability * 0 : fast_exp2(l) * k.probability - y;
-        h[e] = !inside || none ? 0.0f : fminf(l * -kLn2, kMost) * plain * job.keep;
+        h[e] = !inside || none || l < kLeastLogit ? 0.0f : fminf(l * -kLn2, kMost) * plain * job.keep;
         if constexpr (operand == Operand::kTF32) d[e] = round_tf32(d[e]), h[e] = round_tf32(h[e]);
       }
       store_pair(delta + n * 8, d[0], d[1]);

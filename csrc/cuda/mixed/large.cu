@@ -1,6 +1,7 @@
 // Mixed cross-entropy in super-blocks of rows, for any number of classes and examples, and attention gradients.
 //
-// With weights M (rows, b) in the scratch, scores S (b, c), smoothed targets Y (b, c) and their mass T = M mass:
+// With weights M (rows, b) in the scratch, scores S (b, c) less each example's largest (scores.h), smoothed targets Y
+// (b, c) and their mass T = M mass:
 //   loss_k = T_k lse_k - (M S)_k (M Y)_k^T
 //   dS     = M^T (T softmax) - (M^T M) Y             up to 128 examples: no target is mixed, the second half once
 //   dS     = M^T (T softmax - M Y)                   more examples, or where attention wants a gradient too
@@ -11,11 +12,10 @@
 // partial sums (or one sum of b by c, if that is more), 16 MiB of differences, and the packed scores of some locations.
 #include <vector>
 
-#include "cuda/device/read.h"
-#include "cuda/host/dispatch.h"
 #include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/mixed/large.h"
+#include "cuda/mixed/scores.h"
 #include "cuda/products/pack.h"
 #include "cuda/sums/sums.h"
 
@@ -24,50 +24,6 @@ namespace {
 
 constexpr int64_t kDifferenceBytes = 16 << 20;
 constexpr int kSpan = 1024;  // classes of which differences are held at most
-constexpr int kPackTile = 32, kPackThreads = 256;
-
-// Scores transposed, classes by examples, through shared memory; below them, from row gram on, the identity. Each is
-// read and written once.
-template <Operand operand>
-__global__ void __launch_bounds__(kPackThreads)
-    pack_scores_kernel(Strided from, const bool* ignored, int first_location, int b, int c, int height, int gram,
-                       int width, Element<operand>* to) {
-  float* tile = reinterpret_cast<float*>(shared_memory());
-  const int across = (width + kPackTile - 1) / kPackTile, x = threadIdx.x % kPackTile, y = threadIdx.x / kPackTile;
-  const int example = int(blockIdx.x % across) * kPackTile, j = int(blockIdx.x / across) * kPackTile;
-  const int64_t place = blockIdx.y;
-#pragma unroll
-  for (int i = y; i < kPackTile; i += kPackThreads / kPackTile) {
-    float score = 0;
-    if (example + i < b && j + x < c && !(ignored != nullptr && ignored[example + i]))
-      score = read(from, first_location + place, example + i, j + x);
-    // A class may be masked with minus infinity; weights of zero must not make that a NaN.
-    if (operand != Operand::kF16 && score < -3e38f) score = -3e38f;
-    tile[i * (kPackTile + 1) + x] = score;
-  }
-  __syncthreads();
-  if (example + x >= width) return;
-#pragma unroll
-  for (int row = y; row < kPackTile; row += kPackThreads / kPackTile) {
-    if (j + row >= height) break;
-    const float one = gram >= 0 && j + row - gram == example + x ? 1.0f : 0.0f;
-    to[(place * height + j + row) * width + example + x] =
-        round_operand<operand>(j + row < c ? tile[x * (kPackTile + 1) + row] : one);
-  }
-}
-
-void* pack_scores(const Context& context, const LossJob& job, const LargeJob& large) {
-  const int places = large.block.places, width = large.block.width;
-  void* to = context.memory(size_t(element_bytes(job.operand) * places * large.height * width));
-  with_operand(job.operand, [&](auto constant) {
-    constexpr Operand o = decltype(constant)::value;
-    const Grid grid{ceil_div(large.height, kPackTile) * ceil_div(width, kPackTile), places};
-    launch(context, "pack_scores", pack_scores_kernel<o>, grid, kPackThreads,
-           kPackTile * (kPackTile + 1) * sizeof(float), job.values, large.ignored, large.block.first_location, large.b,
-           large.c, large.height, large.gram, width, static_cast<Element<o>*>(to));
-  });
-  return to;
-}
 
 // What holds for the whole call; its operands of each location come later.
 LargeJob large_job(const Context& context, const LossJob& job) {
@@ -76,8 +32,8 @@ LargeJob large_job(const Context& context, const LossJob& job) {
   LargeJob large{};
   large.labels.labels = target.labels, large.labels.ignore_index = target.ignore_index;
   large.labels.b = draw.b, large.labels.c = target.c;
-  large.mass = target.mass, large.keep = target.keep, large.uniform = target.uniform;
-  large.grad_rows = job.grad_rows, large.rows = job.rows, large.ignored = draw.ignored;
+  large.keep = target.keep, large.uniform = target.uniform;
+  large.grad_rows = job.grad_rows, large.rows = job.rows;
   large.n = draw.n, large.b = draw.b, large.c = target.c;
   large.gram = round_up(target.c, 16), large.height = large.gram;
   large.target_pitch = round_up(target.c, 16);
@@ -117,6 +73,8 @@ class ScoresGradient {
     most_ = std::max<int64_t>(1, kPartialBytes / (int64_t(sizeof(float)) * large.height * width_));
   }
 
+  // Whether the scores' rows go on with the identity.
+  bool has_gram() const { return fused_ && values_; }
   // Locations that a block may have.
   int64_t most_places() const { return most_; }
 
@@ -145,6 +103,7 @@ class ScoresGradient {
     GradientOutput out{};
     out.at = job_.grad_values + int64_t(block.first_location) * large_.b * large_.c;
     out.b = large_.b, out.c = large_.c, out.scale = job_.scale;
+    out.values = job_.values, out.first_location = block.first_location;
     const GramCorrection gram{large_.gram, &job_.target};
     add_up(of_block, sums, out, fused_ ? &gram : nullptr);
   }
@@ -198,10 +157,12 @@ void mixed_large(const Context& context, const LossJob& job) {
     large.block = block;
     if (block.first == 0) {
       of_locations.restart();
-      large.scores = pack_scores(of_locations.context, job, large);
-      if (job.target.uniform != 0)
-        large.score_sums =
-            row_sums(of_locations.context, job.values, block.first_location, block.places, draw.b, large.c);
+      const Context& here = of_locations.context;
+      const ScoreRows rows =
+          score_rows(here, job, block.first_location, block.places, /*want_sums=*/job.target.uniform != 0);
+      large.mass = rows.mass, large.score_sums = rows.sums;
+      large.scores = pack_scores_transposed(here, job, rows, block.first_location, block.places, large.height,
+                                            gradient.has_gram() ? large.gram : -1, large.block.width);
       gradient.begin(of_locations.context);
     }
     of_block.restart();

@@ -7,6 +7,9 @@
 // memory into the product M^T delta, of which each warp owns 32 examples and some of the classes. Partial sums are
 // written once, and added up in a fixed order by add_up.
 //
+// Where one class has nearly all of some row of a tile, the tile goes through a second, exact pass (`refine`): its loss
+// and gradient are near zero, and keep their digits.
+//
 // Labels are multiplied as one-hot targets: 0.8 lane-instructions for each score and 16 examples, on tensor cores that
 // wait for weights, where a pass over the b weights with a sum for each class would take 3 to 4 for each weight.
 //
@@ -20,6 +23,7 @@
 #include "cuda/host/dispatch.h"
 #include "cuda/host/launch.h"
 #include "cuda/launchers.h"
+#include "cuda/mixed/scores.h"
 #include "cuda/mixed/small_tile.h"
 #include "cuda/products/pack.h"
 #include "cuda/sums/sums.h"
@@ -83,7 +87,7 @@ void mixed_small(const Context& context, const LossJob& job) {
   small.draw = job.draw, small.plan = plan, small.c = c;
   small.labels = job.target.labels != nullptr, small.keep = job.target.keep, small.uniform = job.target.uniform;
   small.targets = pack_targets(context, job.operand, job.target, b, plan.width, plan.class_pitch);
-  small.mass = job.target.mass, small.grad_rows = job.grad_rows, small.rows = job.rows;
+  small.grad_rows = job.grad_rows, small.rows = job.rows;
   small.sums = job.total ? context.make<float>(int64_t(plan.places) * plan.splits) : nullptr;
   small.partial =
       job.grad_values ? context.make<float>(int64_t(plan.places) * plan.splits * plan.classes * plan.width) : nullptr;
@@ -91,7 +95,9 @@ void mixed_small(const Context& context, const LossJob& job) {
     const int places = std::min(plan.places, job.draw.r - first);
     const int64_t blocks = int64_t(places) * plan.splits;
     small.first_location = first;
-    small.scores = pack(context, job.operand, job.values, first, places, b, c, plan.width, plan.class_pitch);
+    const ScoreRows rows = score_rows(context, job, first, places, /*want_sums=*/false);
+    small.mass = rows.mass;
+    small.scores = pack_scores(context, job, rows, first, places, plan.width, plan.class_pitch);
     with_operand(job.operand, [&](auto operand) {
       with_arithmetic(job.draw.arithmetic, [&](auto arithmetic) {
         launch_small<decltype(operand)::value, decltype(arithmetic)::value>(context, small, blocks);
@@ -103,6 +109,7 @@ void mixed_small(const Context& context, const LossJob& job) {
     GradientOutput out{};
     out.at = job.grad_values + int64_t(first) * b * c;
     out.b = b, out.c = c, out.scale = job.scale;
+    out.values = job.values, out.first_location = first;
     add_up(context, sums, out);
   }
 }

@@ -34,6 +34,8 @@ struct AddUpJob {
   Scale scale;
   int b, c;
   bool accumulate;
+  Strided values;  // (r, b, c), or null
+  int first_location;
   float* out;  // (places, b, c)
 };
 
@@ -128,6 +130,8 @@ __global__ void __launch_bounds__(dense ? kDenseThreads : kSparseThreads) add_up
     float total = 0;
     for (int w = 0; w < warps; ++w) total += sums[(w * kClasses + k) * kPitch + at / kClasses];
     if (job.gram.data != nullptr && job.c == 1) total *= 0.0f;
+    if (job.values.data != nullptr && read(job.values, job.first_location + place, example, first_class + k) < -3e38f)
+      total = 0;
     float* out = job.out + (int64_t(place) * job.b + example) * job.c + first_class + k;
     *out = job.accumulate ? *out + total * scale : total * scale;
   }
@@ -160,6 +164,7 @@ void add_up(const Context& context, const PartialSums& partial, const GradientOu
   job.partial = partial.at;
   job.splits = partial.splits, job.height = partial.height, job.width = partial.width;
   job.scale = out.scale, job.accumulate = out.accumulate, job.out = out.at;
+  job.values = out.values, job.first_location = out.first_location;
   job.b = out.b, job.c = out.c;
   const int places = partial.places;
   if (gram == nullptr) return launch_add_up<kSparseClasses, false>(context, job, places);

@@ -22,6 +22,8 @@ struct GradientOutput {
   int b, c;
   Scale scale;
   bool accumulate;
+  Strided values;  // (r, b, c) whose gradient this is: none where they are minus infinity; or null
+  int first_location;
 };
 
 // Rows row ... row + b - 1 of a partial sum are those of M^T M for the weights M (row e, column i); that times the
