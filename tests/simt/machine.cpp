@@ -1,6 +1,6 @@
 // Numbers, products and loads of matrices, by the tables of the PTX ISA ("Matrix Fragments for mma.m16n8k16", "for
-// mma.m16n8k8", "ldmatrix"). Sums of products are float32, in the order of k, without fused operations; with MULTIMIX_SIMT_ERRORS they
-// are exact, and truncated.
+// mma.m16n8k8", "ldmatrix"). Sums of products are float32, in the order of k, without fused operations; with
+// MULTIMIX_SIMT_ERRORS they are exact, and truncated.
 #include <cmath>
 #include <cstdlib>
 #include <limits>
