@@ -1,8 +1,8 @@
 // The launchers of every operator's kernels: what the operators call.
 #pragma once
 
-#include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 namespace multimix {
 

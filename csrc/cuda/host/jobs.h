@@ -3,10 +3,12 @@
 
 #include <cstdint>
 
-#include "cuda/host/operand.h"
 #include "tensors.h"
 
 namespace multimix {
+
+// How matrix products read their operands.
+enum class Operand : int { kBF16, kF16, kTF32, kFP32 };
 
 // How gammas are computed: in float32 with the logarithm of the special function unit; in float32 with an accurate one,
 // as large concentrations multiply its error; in float64 and in log space, as small ones divide the error of the slack.

@@ -7,7 +7,7 @@
 // cores. Bytes: the values once for each wave of row tiles from the L2 cache, d elements of a row written, whole
 // sectors at a time. Operations: 2 b d for each row. Bound by memory below a b of about 200 in 16 bits.
 #include "cuda/host/dispatch.h"
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/products/columns.h"
 

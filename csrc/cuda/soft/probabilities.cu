@@ -146,6 +146,7 @@ struct Origin {
 template <Operand operand>
 struct WeightsGradient {
   static constexpr bool kShifted = sizeof(Element<operand>) == 4;
+  static constexpr bool kFinite = true;  // a masked class has no target
   SoftBlock block;
   const RowRecord* records;
   SoftTargets targets;

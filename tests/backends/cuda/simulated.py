@@ -84,6 +84,20 @@ def test_tf32(tf32, regime):
         assert 2**-20 < error < 2**-10
 
 
+def test_long_sums(tf32):
+    """Of classes without a target, as where products truncate (MULTIMIX_SIMT_ERRORS): sums of positive numbers, which
+    one chain of matrix products over all rows would make too small by about n 1.6e-9."""
+    b, c, n = 16, 256, 4000
+    scores, y = randn(b, c).float().requires_grad_(), torch.arange(b) % 3
+    LIBRARY.multimix_always_large(True)
+    mk.mixed_cross_entropy(scores, y, n=n, m=2, alpha=1.0, seed=7, reduction="sum", backend=NAME).backward()
+    LIBRARY.multimix_always_large(False)
+    mu = mk.sample_dirichlet(n, b, m=2, alpha=1.0, seed=7, dtype=torch.float64, backend="reference")
+    exact = mu.T @ (mu @ scores.detach().double()).softmax(1)
+    bias = (scores.grad.double() - exact)[:, 3:].sum() / exact[:, 3:].sum()
+    assert abs(bias) < 2e-6
+
+
 def test_same_bits_in_every_run():
     y, _ = targets(40, 33, torch.float32)
     scores = 3 * randn(1, 40, 33).float()
