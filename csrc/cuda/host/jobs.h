@@ -1,4 +1,8 @@
-// What one operator call works on, in plain types: what the operators hand to the launchers, and those to the kernels.
+// host/: one operator call on the CPU's side: what it works on (this file), its memory (memory.h, call.h), its blocks
+// of rows (blocks.h), its launches (launch.h, dispatch.h). May include device/primitives.h and tensors.h only; call.h
+// alone torch.
+//
+// Jobs are plain types, which the operators hand to the launchers, and those to the kernels.
 #pragma once
 
 #include <cstdint>

@@ -1,7 +1,7 @@
-// The loss from scores that are mixed, in super-blocks of rows: what its kernels share, and who launches what. Rooms
-// below are products, weights, sums, host and device.
+// mixed/: the loss from scores that are mixed, in one pass (small.cu) or in super-blocks of rows: what the kernels of
+// these share, and who launches what. May include every room below: host/, device/, weights/, products/, sums/.
 //
-// Letters as in DESIGN: i (or e) an example of b, j a class of c, k a row (a mixture) of n; a location of r is a
+// Letters: i (or e) an example of b, j a class of c, k a row (a mixture) of n; a location of r is a
 // `place` of a super-block.
 #pragma once
 

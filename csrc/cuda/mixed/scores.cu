@@ -1,5 +1,6 @@
 // Scores made ready: what each example's are less, and packed operands. Sizes are those of the scores, not of n.
 #include <algorithm>
+#include <cfloat>
 
 #include "cuda/device/team.h"
 #include "cuda/host/blocks.h"
@@ -50,7 +51,7 @@ __global__ void score_rows_kernel(Strided scores, const float* mass, const bool*
     for (int j = lane; counts && !bad && j < c; j += kWarp)
       sum += shifted<operand>(read(scores, location, i, j), shift, scores.dtype);
     sum = warp_sum(sum);
-    if (lane == 0) sums[row] = sum;
+    if (lane == 0) sums[row] = fmaxf(sum, -FLT_MAX);  // masks: still a number
   }
 }
 

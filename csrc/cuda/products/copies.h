@@ -68,6 +68,19 @@ MULTIMIX_DEVICE void copy_rows(T* tile, int tile_pitch, const Matrix<T>& from, i
   }
 }
 
+// Zeros for NaN and infinity in a tile that copy_rows has copied, each thread in what it has copied itself.
+template <int height, int width, int threads, class T>
+MULTIMIX_DEVICE void keep_finite(T* tile, int tile_pitch) {
+  using Own = Pieces<T, height, width, threads>;
+#pragma unroll 1
+  for (int k = 0; k < Own::kCount; ++k) {
+    T* at = tile + (Own::row() + k * Own::kStep) * tile_pitch + Own::column();
+#pragma unroll
+    for (int e = 0; e < Own::kVector; ++e)
+      if (!is_finite(to_float(at[e]))) at[e] = T{};
+  }
+}
+
 // Targets of labels (examples, classes), written as copy_rows would copy them.
 template <Operand operand, int height, int width, int threads>
 MULTIMIX_DEVICE void write_ones(Element<operand>* tile, int tile_pitch, const LabelRow& labels, int first_row,

@@ -30,6 +30,7 @@ struct AgainstMixed {
   LossParts parts;
   bool read_aligned, write_aligned;
   static constexpr int kOwn = Sums::kRows;  // row losses so far: registers are scarce
+  static constexpr bool kCareful = false;
 
   MULTIMIX_DEVICE void begin(float* losses) const {
     Sums::for_rows([&](int q) { losses[q * kBlockThreads] = 0; });

@@ -1,4 +1,5 @@
-// The loss from any head's logits: what its kernels share. Rooms below are products, weights, sums, host and device.
+// soft/: the loss from any head's logits, against mixed targets. This file: what its kernels share. May include every
+// room below: host/, device/, weights/, products/, sums/.
 //
 //   loss_k = H(mu_k Y, softmax(l_k))     k a row (a mixture) of n, i an example of b, j a class of c
 //

@@ -1,5 +1,5 @@
-// Sums in a fixed order: no atomics, the same bits in every run. Gradients from partial sums, the loss from its rows,
-// the attention's gradient from that of the weights. Includes host and device.
+// sums/: sums in a fixed order, without atomics, the same bits in every run: gradients from partial sums, the loss from
+// its rows, the attention's gradient from that of the weights. May include host/ and device/ only.
 #pragma once
 
 #include "cuda/host/jobs.h"

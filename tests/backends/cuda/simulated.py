@@ -15,7 +15,7 @@ from multimix_kernels.backends.contract import MEAN, NONE, SUM
 
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
-from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, targets
+from ..kernels import FAR, NAME, attention_of, compare, draw_of, operators, randn, targets
 
 LIBRARY = ctypes.CDLL(os.environ["MULTIMIX_CUDA_SIMT"])
 
@@ -68,6 +68,24 @@ def test_several_super_blocks(dtype, regime):
     tail = (attention_of(r, b), None, *draw_of(n, b))
     compare("mix", (scores, *tail), dtype)
     compare("mix_backward", (randn(r, n, c, seed=2).to(dtype), scores, True, True, *tail), dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_mix_of_values_that_are_not_finite(bad, dtype):
+    """They reach the rows that draw them, in their columns; all others have the bits that they had."""
+    b, d, n = 40, 150, 300
+    tail = (None, None, *draw_of(n, b, m=2))
+    values = randn(1, b, d).to(dtype)
+    clean = operators.mix(values, *tail)
+    values[0, 5, 3], values[0, 7, 140] = bad, bad
+    found = operators.mix(values, *tail)
+    drawn = mk.sample_dirichlet(n, b, m=2, seed=77, row_offset=FAR, backend=NAME)[:, [5, 7]] > 0
+    reached = torch.zeros(n, d, dtype=torch.bool)
+    reached[:, 3], reached[:, 140] = drawn[:, 0], drawn[:, 1]
+    assert reached.any()
+    assert torch.equal(found[0].isfinite(), ~reached)
+    assert torch.equal(found[0][~reached], clean[0][~reached])
 
 
 def test_tf32(tf32, regime):
