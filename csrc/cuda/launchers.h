@@ -1,26 +1,26 @@
 // The launchers of every operator's kernels: what the operators call.
 #pragma once
 
-#include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 namespace multimix {
 
-// sample.cu: weights (r, n, b), contiguous.
+// weights/sample.cu: weights (r, n, b), contiguous.
 void sample(const Context& context, const Draw& draw, DType dtype, void* weights);
 
-// mix.cu
+// mix/mix.cu and mix/backward.cu
 void mix(const Context& context, const MixJob& job);
 void mix_backward(const Context& context, const MixJob& job);
 
-// mixed_small.cu: one pass, where the examples and classes of a row tile fit on chip; no attention gradient.
+// mixed/small.cu: one pass, where the examples and classes of a row tile fit on chip; no attention gradient.
 bool fits_on_chip(const Context& context, const LossJob& job);
 void mixed_small(const Context& context, const LossJob& job);
 
-// mixed_large.cu: any size, any gradient.
+// mixed/large.cu: any size, any gradient.
 void mixed_large(const Context& context, const LossJob& job);
 
-// soft.cu: logits of any head.
+// soft/soft.cu: logits of any head.
 void soft(const Context& context, const LossJob& job);
 
 }  // namespace multimix

@@ -1,5 +1,6 @@
 // Numbers, products and loads of matrices, by the tables of the PTX ISA ("Matrix Fragments for mma.m16n8k16", "for
-// mma.m16n8k8", "ldmatrix"). Sums of products are float32, in the order of k, without fused operations.
+// mma.m16n8k8", "ldmatrix"). Sums of products are float32, in the order of k, without fused operations; with
+// MULTIMIX_SIMT_ERRORS they are exact, and truncated.
 #include <cmath>
 #include <cstdlib>
 #include <limits>
@@ -19,8 +20,27 @@ T* operands(Warp& warp, int lane) {
   return static_cast<T*>(warp.threads[lane].request.operands);
 }
 
+bool with_errors() {
+  static const bool wanted = std::getenv("MULTIMIX_SIMT_ERRORS") != nullptr;
+  return wanted;
+}
+
+float truncated(double x) {
+  const float y = float(x);
+  return std::fabs(double(y)) > std::fabs(x) ? std::nextafter(y, 0.0f) : y;
+}
+
 template <int K>
 void multiply(const float (&a)[16][K], const float (&b)[K][8], float (&d)[16][8]) {
+  if (with_errors()) {
+    for (int i = 0; i < 16; ++i)
+      for (int j = 0; j < 8; ++j) {
+        double sum = d[i][j];
+        for (int k = 0; k < K; ++k) sum += double(a[i][k]) * b[k][j];
+        d[i][j] = truncated(sum);
+      }
+    return;
+  }
   for (int k = 0; k < K; ++k)
     for (int i = 0; i < 16; ++i)
       for (int j = 0; j < 8; ++j) d[i][j] += a[i][k] * b[k][j];
@@ -175,8 +195,7 @@ float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) 
 
 // Zero or, with MULTIMIX_SIMT_ERRORS, the bound with a sign that depends on the argument.
 float error(float x, float bound) {
-  static const bool wanted = std::getenv("MULTIMIX_SIMT_ERRORS") != nullptr;
-  if (!wanted) return 0;
+  if (!simt::with_errors()) return 0;
   return __builtin_parity(simt::bit_cast<uint32_t>(x) * 0x9e3779b9u) ? bound : -bound;
 }
 

@@ -31,6 +31,8 @@ MULTIMIX_DEVICE Element<operand> round_operand(float x) {
   }
 }
 
+MULTIMIX_DEVICE bool is_finite(float x) { return fabsf(x) < kInfinity; }
+
 // Two 16-bit elements of one register.
 template <class T>
 MULTIMIX_DEVICE float2 unpack(uint32_t both) {

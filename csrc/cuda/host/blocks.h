@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
-#include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 namespace multimix {
 

@@ -13,8 +13,8 @@
 #include <vector>
 
 #include "abi.h"
-#include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 #ifdef MULTIMIX_SIMT
 #include "simt_memory.h"

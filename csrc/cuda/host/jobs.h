@@ -1,12 +1,18 @@
-// What one operator call works on, in plain types: what the operators hand to the launchers, and those to the kernels.
+// host/: one operator call on the CPU's side: what it works on (this file), its memory (memory.h, call.h), its blocks
+// of rows (blocks.h), its launches (launch.h, dispatch.h). May include device/primitives.h and tensors.h only; call.h
+// alone torch.
+//
+// Jobs are plain types, which the operators hand to the launchers, and those to the kernels.
 #pragma once
 
 #include <cstdint>
 
-#include "cuda/host/operand.h"
 #include "tensors.h"
 
 namespace multimix {
+
+// How matrix products read their operands.
+enum class Operand : int { kBF16, kF16, kTF32, kFP32 };
 
 // How gammas are computed: in float32 with the logarithm of the special function unit; in float32 with an accurate one,
 // as large concentrations multiply its error; in float64 and in log space, as small ones divide the error of the slack.

@@ -5,7 +5,7 @@
 #include <string>
 
 #include "cuda/device/primitives.h"
-#include "cuda/host/context.h"
+#include "cuda/host/memory.h"
 
 namespace multimix {
 

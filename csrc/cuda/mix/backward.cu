@@ -1,6 +1,6 @@
 // Gradients of mixed embeddings by the values, M^T G, and by the attention, from G V^T.
 #include "cuda/host/dispatch.h"
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/products/rows.h"
 #include "cuda/sums/sums.h"
@@ -95,26 +95,22 @@ class ValuesGradient {
       memory_.restart();
       partial_ = splits_ > 1 ? memory_.context.make<float>(bytes * splits_ / sizeof(float)) : nullptr;
     }
-    const ValuesGradientJob<operand> job{row_source(job_.grad, job_.d, job_.operand),
-                                         weight_matrix<operand>(block),
-                                         block.inverse,
-                                         block.first,
-                                         block.first_location,
-                                         block.places,
-                                         block.rows,
-                                         splits_,
-                                         job_.draw.b,
-                                         block.first > 0,
-                                         partial_,
-                                         height,
-                                         out};
+    ValuesGradientJob<operand> job{};
+    job.grad = row_source(job_.grad, job_.d, job_.operand);
+    job.weights = weight_matrix<operand>(block), job.inverse = block.inverse;
+    job.first = block.first, job.first_location = block.first_location;
+    job.places = block.places, job.rows = block.rows, job.splits = splits_, job.b = job_.draw.b;
+    job.add = block.first > 0;
+    job.partial = partial_, job.height = height, job.out = out;
     const size_t shared = sizeof(Element<operand>) * 2 * kShape.depth *
                           (BlockTile<operand>::kAcrossRows + BlockTile<operand>::kAcrossColumns);
     launch(context_, "values_gradient", values_gradient_kernel<operand>,
            {int64_t(block.places) * splits_, chunks_, columns}, kBlockThreads, shared, job);
-    if (block.last && partial_)
-      add_up(memory_.context, partial_, block.places, splits_, height, block.width, -1, nullptr, {}, job_.draw.b,
-             job_.d, out);
+    if (!block.last || !partial_) return;
+    const PartialSums sums{partial_, block.places, splits_, height, block.width};
+    GradientOutput gradient{};
+    gradient.at = out, gradient.b = job_.draw.b, gradient.c = job_.d;
+    add_up(memory_.context, sums, gradient);
   }
 
  private:
@@ -127,6 +123,7 @@ class ValuesGradient {
 };
 
 struct AsIs {
+  static constexpr bool kFinite = false;
   MULTIMIX_DEVICE int row(int64_t, bool, int, int64_t) const { return 0; }
   MULTIMIX_DEVICE float operator()(int, int, float sum) const { return sum; }
 };

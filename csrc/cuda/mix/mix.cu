@@ -7,7 +7,7 @@
 // cores. Bytes: the values once for each wave of row tiles from the L2 cache, d elements of a row written, whole
 // sectors at a time. Operations: 2 b d for each row. Bound by memory below a b of about 200 in 16 bits.
 #include "cuda/host/dispatch.h"
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/products/columns.h"
 
@@ -25,7 +25,8 @@ struct WriteMixed {
   int first_location, rows, stored, d;
   bool aligned;  // rows of the output are
 
-  static constexpr int kOwn = 0;
+  static constexpr int kOwn = 1;
+  static constexpr bool kCareful = true;
   MULTIMIX_DEVICE void begin(float*) const {}
   MULTIMIX_DEVICE void end(const float*, int, int, int) const {}
 
@@ -36,7 +37,7 @@ struct WriteMixed {
       const int row = row_tile * kShape.rows + Sums::first_row() + q * 8;
       const float scale = inverse[int64_t(place) * stored + row];
       const bool real = row < rows;
-      T* to = out + ((first_location + place) * n + first + row) * d;
+      T* to = row_of(place, row);
       if constexpr (sizeof(T) == 2) {
         Sums::template for_pairs<4>([&](int p) {
           uint32_t pairs[4];
@@ -54,6 +55,12 @@ struct WriteMixed {
       }
     });
   }
+
+  MULTIMIX_DEVICE void element(int place, int row, int column, float x) const {
+    if (row < rows) row_of(place, row)[column] = from_float<T>(x);
+  }
+
+  MULTIMIX_DEVICE T* row_of(int place, int row) const { return out + ((first_location + place) * n + first + row) * d; }
 
   template <class Vector>
   MULTIMIX_DEVICE void store(T* row, int at, const Vector& values) const {

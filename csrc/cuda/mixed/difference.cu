@@ -6,6 +6,7 @@
 // -log softmax, beside those of the products.
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/classes.h"
+#include "cuda/mixed/scores.h"
 
 namespace multimix {
 namespace {
@@ -46,7 +47,7 @@ __global__ void __launch_bounds__(MixClasses<operand, true>::kThreads, operand =
         const bool inside = p * 8 + e < beyond;
         const float l = logits.element(q, p, e) * k.scale - k.lse, y = mixed.element(q, p, e) * keep + spread;
         d[e] = !inside ? 0.0f : none ? k.probability * 0 : fast_exp2(l) * k.probability - y;
-        h[e] = !inside || none ? 0.0f : fminf(l * -kLn2, kMost) * plain * job.keep;
+        h[e] = !inside || none || l < kLeastLogit ? 0.0f : fminf(l * -kLn2, kMost) * plain * job.keep;
         if constexpr (operand == Operand::kTF32) d[e] = round_tf32(d[e]), h[e] = round_tf32(h[e]);
       }
       store_pair(delta + p * 8, d[0], d[1]);

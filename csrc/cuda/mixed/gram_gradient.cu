@@ -21,7 +21,7 @@ struct GradientShape {
   static constexpr int kFragments = kInRegisters ? 2 : 1;
   static constexpr int kWarps = 4, kThreads = kWarps * kWarp;
   static constexpr int kClasses = kWarps * kFragments * 16;
-  static constexpr int kRows = kInRegisters ? 64 : 32;
+  static constexpr int kRows = kInRegisters ? 64 : 32, kDepths = kWide / 16;
   static constexpr int kPitch = kWide + Product<operand>::kPad, kScorePitch = kWide + 8;
   static constexpr int kScoreSize = kInRegisters ? 0 : kClasses * kScorePitch;
   static constexpr size_t kShared = (2 * kRows * kPitch + kScoreSize) * sizeof(T) + 2 * kRows * sizeof(RowState);
@@ -29,118 +29,171 @@ struct GradientShape {
                 "scores pass through the weights' buffers");
 };
 
+// Of one warp and a tile of 16 rows, logits and what they become: (kFragments x 16 classes, 16 rows).
+template <Operand operand, int kWide>
+struct WarpLogits {
+  using P = Product<operand>;
+  static constexpr int kFragments = GradientShape<operand, kWide>::kFragments;
+  float at[kFragments][2][4];
+
+  // softmax times its factor; the rows of the identity (from fragment to fragment all or none) only theirs. `states`
+  // are those of this lane's first row on.
+  MULTIMIX_DEVICE void softmax_or_identity(const RowState* states, int before_identity) {
+#pragma unroll
+    for (int n = 0; n < 2; ++n)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        const RowState k = states[n * 8 + e];
+#pragma unroll
+        for (int m = 0; m < kFragments; ++m) {
+          const bool identity = m * 16 >= before_identity;
+          one(at[m][n][e], k, identity), one(at[m][n][2 + e], k, identity);
+        }
+      }
+  }
+
+  static MULTIMIX_DEVICE void one(float& x, const RowState& k, bool identity) {
+    const float p = fast_exp2(x * k.scale - k.lse) * k.probability;
+    x = identity ? x * k.target : p;
+  }
+};
+
+// The scores of a warp's classes (kFragments x 16 classes, kWide examples): in 16 bits in registers for the whole
+// launch, otherwise in shared memory.
+template <Operand operand, int kWide>
+struct WarpScores {
+  using P = Product<operand>;
+  using Shape = GradientShape<operand, kWide>;
+  const Element<operand>* tile;  // of this warp
+  typename P::A at[Shape::kInRegisters ? Shape::kFragments : 1][Shape::kInRegisters ? Shape::kDepths : 1];
+
+  MULTIMIX_DEVICE void load_scores(const Element<operand>* from) {
+    tile = from;
+    if constexpr (Shape::kInRegisters) {
+#pragma unroll
+      for (int m = 0; m < Shape::kFragments; ++m)
+#pragma unroll
+        for (int d = 0; d < Shape::kDepths; ++d)
+          P::load_a(at[m][d], tile + m * 16 * Shape::kScorePitch + d * 16, Shape::kScorePitch);
+      __syncthreads();
+    }
+  }
+
+  // logits = scores weights^T, of 16 rows
+  MULTIMIX_DEVICE void mix(WarpLogits<operand, kWide>& logits, const Element<operand>* weights) const {
+#pragma unroll
+    for (int m = 0; m < Shape::kFragments; ++m)
+#pragma unroll
+      for (int x = 0; x < 8; ++x) logits.at[m][x / 4][x % 4] = 0;
+#pragma unroll
+    for (int d = 0; d < Shape::kDepths; ++d) {
+      typename P::B right[2];
+      P::load_b(right, weights + d * 16, Shape::kPitch);
+      if constexpr (Shape::kInRegisters) {
+#pragma unroll
+        for (int m = 0; m < Shape::kFragments; ++m)
+          P::add(logits.at[m][0], at[m][d], right[0]), P::add(logits.at[m][1], at[m][d], right[1]);
+      } else {
+        typename P::A left;
+        P::load_a(left, tile + d * 16, Shape::kScorePitch);
+        P::add(logits.at[0][0], left, right[0]), P::add(logits.at[0][1], left, right[1]);
+      }
+    }
+  }
+};
+
+// A warp's part of a partial sum (kFragments x 16 classes, kWide examples), from tile to tile in registers.
+template <Operand operand, int kWide>
+struct WarpSums {
+  using P = Product<operand>;
+  using Shape = GradientShape<operand, kWide>;
+  float at[Shape::kFragments][Shape::kDepths * 2][4];
+
+  // += d weights, of 16 rows
+  MULTIMIX_DEVICE void add_product(const WarpLogits<operand, kWide>& d, const Element<operand>* weights) {
+    typename P::A left[Shape::kFragments];
+#pragma unroll
+    for (int m = 0; m < Shape::kFragments; ++m) P::from_accumulators(left[m], d.at[m][0], d.at[m][1]);
+#pragma unroll
+    for (int i = 0; i < Shape::kDepths; ++i) {
+      typename P::B right[2];
+      P::load_b_transposed(right, weights + i * 16, Shape::kPitch);
+#pragma unroll
+      for (int m = 0; m < Shape::kFragments; ++m)
+        P::add(at[m][2 * i], left[m], right[0]), P::add(at[m][2 * i + 1], left[m], right[1]);
+    }
+  }
+
+  MULTIMIX_DEVICE void clear() {
+#pragma unroll
+    for (int m = 0; m < Shape::kFragments; ++m)
+#pragma unroll
+      for (int x = 0; x < Shape::kDepths * 8; ++x) at[m][x / 4][x % 4] = 0;
+  }
+
+  // Writes the sums to this lane's part of the partial sum, or adds them to it: rounded to nearest, where tensor cores
+  // would truncate one long chain.
+  MULTIMIX_DEVICE void store(float* own, int width, bool first) const {
+#pragma unroll
+    for (int m = 0; m < Shape::kFragments; ++m)
+#pragma unroll
+      for (int n = 0; n < Shape::kDepths * 2; ++n)
+#pragma unroll
+        for (int half = 0; half < 2; ++half) {
+          if (n * 8 >= width) continue;
+          float2& to = *reinterpret_cast<float2*>(own + (m * 16 + half * 8) * width + n * 8);
+          const float2 before = first ? make_float2(0, 0) : to;
+          to = make_float2(before.x + at[m][n][half * 2], before.y + at[m][n][half * 2 + 1]);
+        }
+  }
+};
+
 template <Operand operand, int kWide>
 __global__ void __launch_bounds__(GradientShape<operand, kWide>::kThreads, 2)
     gradient_kernel(LargeJob job, float* partial, int splits, int height, bool first) {
   using T = Element<operand>;
-  using P = Product<operand>;
   using Shape = GradientShape<operand, kWide>;
-  constexpr int kFragments = Shape::kFragments, kThreads = Shape::kThreads, kRows = Shape::kRows;
-  constexpr int kPitch = Shape::kPitch, kScorePitch = Shape::kScorePitch, kDepths = kWide / 16;
+  constexpr int kThreads = Shape::kThreads, kRows = Shape::kRows, kPitch = Shape::kPitch;
   const int place = int(blockIdx.y) / splits, split = int(blockIdx.y) % splits, width = job.block.width;
-  const int warp_class = int(threadIdx.x) / kWarp * kFragments * 16;  // in the block's classes
-  const int warp_first = int(blockIdx.x) * Shape::kClasses + warp_class;
-  T* buffers = reinterpret_cast<T*>(shared_memory());
-  T* score_tile = buffers + (Shape::kInRegisters ? 0 : 2 * kRows * kPitch);
-  RowState* states = reinterpret_cast<RowState*>(buffers + 2 * kRows * kPitch + Shape::kScoreSize);
-  const Matrix<T> weights = job.weights<T>(place);
-  const RowState* state = job.state + int64_t(place) * job.block.stored;
+  const int first_class = int(blockIdx.x) * Shape::kClasses;
+  const int warp_class = int(threadIdx.x) / kWarp * Shape::kFragments * 16;  // in the block's classes
+  T* buffers = reinterpret_cast<T*>(shared_memory());                        // (2, kRows, kPitch) weights
+  T* score_tile = buffers + (Shape::kInRegisters ? 0 : 2 * kRows * kPitch);  // (kClasses, kScorePitch)
+  RowState* states = reinterpret_cast<RowState*>(buffers + 2 * kRows * kPitch + Shape::kScoreSize);  // (2, kRows)
 
-  copy_rows<Shape::kClasses, kWide, kThreads>(score_tile, kScorePitch, job.score_rows<T>(place),
-                                              int(blockIdx.x) * Shape::kClasses, 0, SameRow{});
+  copy_rows<Shape::kClasses, kWide, kThreads>(score_tile, Shape::kScorePitch, job.score_rows<T>(place), first_class, 0,
+                                              SameRow{});
   commit_copies();
   wait_copies<0>();
   __syncthreads();
-  typename P::A scores[Shape::kInRegisters ? kFragments : 1][Shape::kInRegisters ? kDepths : 1];
-  if constexpr (Shape::kInRegisters) {
-#pragma unroll
-    for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-      for (int d = 0; d < kDepths; ++d)
-        P::load_a(scores[m][d], score_tile + (warp_class + m * 16) * kScorePitch + d * 16, kScorePitch);
-    __syncthreads();
-  }
+  WarpScores<operand, kWide> scores;
+  scores.load_scores(score_tile + warp_class * Shape::kScorePitch);
+  WarpSums<operand, kWide> total;
+  total.clear();
 
-  float total[kFragments][kDepths * 2][4];
-  float* own = partial + (int64_t(blockIdx.y) * height + warp_first + lane_row()) * width + lane_column();
-#pragma unroll
-  for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-    for (int n = 0; n < kDepths * 2; ++n)
-#pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        float2 before = make_float2(0, 0);
-        if (!first && n * 8 < width)
-          before = *reinterpret_cast<const float2*>(own + (m * 16 + half * 8) * width + n * 8);
-        total[m][n][half * 2] = before.x, total[m][n][half * 2 + 1] = before.y;
-      }
-
-  const int tiles = (job.block.rows + kRows - 1) / kRows;
-  run_stages((tiles - split + splits - 1) / splits,
-             [&](int s, int buffer) {
-               const int row = (split + s * splits) * kRows;
-               copy_rows<kRows, kWide, kThreads>(buffers + buffer * kRows * kPitch, kPitch, weights, row, 0, SameRow{});
-               if (threadIdx.x < kRows) copy_async(states + buffer * kRows + threadIdx.x, state + row + threadIdx.x);
-             },
-             [&](int, int buffer) {
-               const T* tile = buffers + buffer * kRows * kPitch;
-               const RowState* rows = states + buffer * kRows + lane_column();
+  const int beyond = job.gram - first_class - warp_class;  // classes from here on are rows of the identity
+  const auto fetch = [&](int s, int buffer) {
+    const int row = (split + s * splits) * kRows;
+    copy_rows<kRows, kWide, kThreads>(buffers + buffer * kRows * kPitch, kPitch, job.weights<T>(place), row, 0,
+                                      SameRow{});
+    const RowState* from = job.state + int64_t(place) * job.block.stored + row;
+    if (threadIdx.x < kRows) copy_async(states + buffer * kRows + threadIdx.x, from + threadIdx.x);
+  };
+  const auto add = [&](int, int buffer) {
+    const T* tile = buffers + buffer * kRows * kPitch;
+    const RowState* rows = states + buffer * kRows + lane_column();
 #pragma unroll 1
-               for (int row = 0; row < kRows; row += 16, tile += 16 * kPitch, rows += 16) {
-                 float logits[kFragments][2][4] = {};
-#pragma unroll
-                 for (int d = 0; d < kDepths; ++d) {
-                   typename P::B right[2];
-                   P::load_b(right, tile + d * 16, kPitch);
-                   if constexpr (Shape::kInRegisters) {
-#pragma unroll
-                     for (int m = 0; m < kFragments; ++m)
-                       P::add(logits[m][0], scores[m][d], right[0]), P::add(logits[m][1], scores[m][d], right[1]);
-                   } else {
-                     typename P::A left;
-                     P::load_a(left, score_tile + warp_class * kScorePitch + d * 16, kScorePitch);
-                     P::add(logits[0][0], left, right[0]), P::add(logits[0][1], left, right[1]);
-                   }
-                 }
-#pragma unroll
-                 for (int n = 0; n < 2; ++n)
-#pragma unroll
-                   for (int e = 0; e < 2; ++e) {
-                     const RowState k = rows[n * 8 + e];
-#pragma unroll
-                     for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-                       for (int half = 0; half < 2; ++half) {
-                         float& x = logits[m][n][half * 2 + e];
-                         const float p = fast_exp2(x * k.scale - k.lse) * k.probability;
-                         x = warp_first + m * 16 >= job.gram ? x * k.target
-                             // Rows of zeros have no logits where scores are infinite.
-                             : operand == Operand::kF16 && k.scale == 0 ? 0.0f
-                                                                        : p;
-                       }
-                   }
-                 typename P::A left[kFragments];
-#pragma unroll
-                 for (int m = 0; m < kFragments; ++m) P::from_accumulators(left[m], logits[m][0], logits[m][1]);
-#pragma unroll
-                 for (int d = 0; d < kDepths; ++d) {
-                   typename P::B right[2];
-                   P::load_b_transposed(right, tile + d * 16, kPitch);
-#pragma unroll
-                   for (int m = 0; m < kFragments; ++m)
-                     P::add(total[m][2 * d], left[m], right[0]), P::add(total[m][2 * d + 1], left[m], right[1]);
-                 }
-               }
-             });
-#pragma unroll
-  for (int m = 0; m < kFragments; ++m)
-#pragma unroll
-    for (int n = 0; n < kDepths * 2; ++n)
-#pragma unroll
-      for (int half = 0; half < 2; ++half)
-        if (n * 8 < width)
-          *reinterpret_cast<float2*>(own + (m * 16 + half * 8) * width + n * 8) =
-              make_float2(total[m][n][half * 2], total[m][n][half * 2 + 1]);
+    for (int row = 0; row < kRows; row += 16, tile += 16 * kPitch, rows += 16) {
+      WarpLogits<operand, kWide> logits;
+      scores.mix(logits, tile);
+      logits.softmax_or_identity(rows, beyond);
+      total.add_product(logits, tile);
+    }
+  };
+  const int tiles = (job.block.rows + kRows - 1) / kRows;
+  run_stages((tiles - split + splits - 1) / splits, fetch, add);
+  float* own = partial + (int64_t(blockIdx.y) * height + first_class + warp_class + lane_row()) * width + lane_column();
+  total.store(own, width, first);
 }
 
 template <class Work>

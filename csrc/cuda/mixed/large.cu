@@ -1,6 +1,7 @@
 // Mixed cross-entropy in super-blocks of rows, for any number of classes and examples, and attention gradients.
 //
-// With weights M (rows, b) in the scratch, scores S (b, c), smoothed targets Y (b, c) and their mass T = M mass:
+// With weights M (rows, b) in the scratch, scores S (b, c) less each example's largest (scores.h), smoothed targets Y
+// (b, c) and their mass T = M mass:
 //   loss_k = T_k lse_k - (M S)_k (M Y)_k^T
 //   dS     = M^T (T softmax) - (M^T M) Y             up to 128 examples: no target is mixed, the second half once
 //   dS     = M^T (T softmax - M Y)                   more examples, or where attention wants a gradient too
@@ -11,11 +12,10 @@
 // partial sums (or one sum of b by c, if that is more), 16 MiB of differences, and the packed scores of some locations.
 #include <vector>
 
-#include "cuda/device/read.h"
-#include "cuda/host/dispatch.h"
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/mixed/large.h"
+#include "cuda/mixed/scores.h"
 #include "cuda/products/pack.h"
 #include "cuda/sums/sums.h"
 
@@ -24,143 +24,155 @@ namespace {
 
 constexpr int64_t kDifferenceBytes = 16 << 20;
 constexpr int kSpan = 1024;  // classes of which differences are held at most
-constexpr int kPackTile = 32, kPackThreads = 256;
 
-// Scores transposed, classes by examples, through shared memory; below them, from row gram on, the identity. Each is
-// read and written once.
-template <Operand operand>
-__global__ void __launch_bounds__(kPackThreads)
-    pack_scores_kernel(Strided from, const bool* ignored, int first_location, int b, int c, int height, int gram,
-                       int width, Element<operand>* to) {
-  float* tile = reinterpret_cast<float*>(shared_memory());
-  const int across = (width + kPackTile - 1) / kPackTile, x = threadIdx.x % kPackTile, y = threadIdx.x / kPackTile;
-  const int example = int(blockIdx.x % across) * kPackTile, j = int(blockIdx.x / across) * kPackTile;
-  const int64_t place = blockIdx.y;
-#pragma unroll
-  for (int i = y; i < kPackTile; i += kPackThreads / kPackTile) {
-    float score = 0;
-    if (example + i < b && j + x < c && !(ignored != nullptr && ignored[example + i]))
-      score = read(from, first_location + place, example + i, j + x);
-    // A class may be masked with minus infinity; weights of zero must not make that a NaN.
-    if (operand != Operand::kF16 && score < -3e38f) score = -3e38f;
-    tile[i * (kPackTile + 1) + x] = score;
-  }
-  __syncthreads();
-  if (example + x >= width) return;
-#pragma unroll
-  for (int row = y; row < kPackTile; row += kPackThreads / kPackTile) {
-    if (j + row >= height) break;
-    const float one = gram >= 0 && j + row - gram == example + x ? 1.0f : 0.0f;
-    to[(place * height + j + row) * width + example + x] =
-        round_operand<operand>(j + row < c ? tile[x * (kPackTile + 1) + row] : one);
-  }
+// What holds for the whole call; its operands of each location come later.
+LargeJob large_job(const Context& context, const LossJob& job) {
+  const Draw& draw = job.draw;
+  const Target& target = job.target;
+  LargeJob large{};
+  large.labels.labels = target.labels, large.labels.ignore_index = target.ignore_index;
+  large.labels.b = draw.b, large.labels.c = target.c;
+  large.keep = target.keep, large.uniform = target.uniform;
+  large.grad_rows = job.grad_rows, large.rows = job.rows;
+  large.n = draw.n, large.b = draw.b, large.c = target.c;
+  large.gram = round_up(target.c, 16), large.height = large.gram;
+  large.target_pitch = round_up(target.c, 16);
+  if (target.labels == nullptr)
+    large.targets = pack_targets(context, job.operand, target, draw.b, draw.b, large.target_pitch);
+  return large;
 }
 
-void* pack_scores(const Context& context, const LossJob& job, const LargeJob& large) {
-  const int places = large.block.places, width = large.block.width;
-  void* to = context.memory(size_t(element_bytes(job.operand) * places * large.height * width));
-  with_operand(job.operand, [&](auto constant) {
-    constexpr Operand o = decltype(constant)::value;
-    const Grid grid{ceil_div(large.height, kPackTile) * ceil_div(width, kPackTile), places};
-    launch(context, "pack_scores", pack_scores_kernel<o>, grid, kPackThreads,
-           kPackTile * (kPackTile + 1) * sizeof(float), job.values, large.ignored, large.block.first_location, large.b,
-           large.c, large.height, large.gram, width, static_cast<Element<o>*>(to));
-  });
-  return to;
+// Row losses of a super-block, and the states of its rows for the gradients.
+void normalise_rows(const Context& context, const LossJob& job, LargeJob& large) {
+  const Block& block = large.block;
+  const bool by_class = large.labels.labels == nullptr || large.c < large.b;  // whichever is the smaller product
+  const int64_t stored = int64_t(block.places) * block.stored;
+  large.state = context.make<RowState>(stored);
+  large.sums = context.make<float>(stored / kTile);
+  Parts parts{nullptr, normaliser_parts(context, large)};
+  parts.at = context.make<RowPart>(stored * parts.count);
+  normalise(context, job.operand, large, by_class, parts);
+  row_losses(context, job.operand, large, by_class, parts);
+  if (job.total != nullptr)
+    sum_up(context, large.sums, stored / kTile, block.first_location == 0 && block.first == 0, job.total);
 }
 
-// The gradients of a super-block through differences, some rows and classes at a time.
-struct Steps {
-  int span, rows;
-
-  Steps(const LossJob& job, const LargeJob& large) {
-    span = std::min(round_up(large.c, kTile), kSpan);
-    const int64_t row_bytes =
-        large.block.places * span * element_bytes(job.operand) * (job.grad_attention == nullptr ? 1 : 2);
-    rows = std::min(large.block.stored, int(std::max<int64_t>(1, kDifferenceBytes / row_bytes / kRowTile)) * kRowTile);
+// The gradient by the scores, and that by the weights where attention wants it. Partial sums of some locations at a
+// time, from one block of their rows to the next.
+class ScoresGradient {
+ public:
+  // Makes the scores' rows as many as the partial sums'.
+  ScoresGradient(const LossJob& job, LargeJob& large)
+      : job_(job),
+        large_(large),
+        values_(job.grad_values != nullptr),
+        attention_(job.grad_attention != nullptr),
+        fused_(large.b <= kFusedExamples && !attention_),
+        width_(round_up(large.b, 16)) {
+    if (fused_ && values_) large.height = gradient_height(job.operand, large.gram + width_);
+    most_ = std::max<int64_t>(1, kPartialBytes / (int64_t(sizeof(float)) * large.height * width_));
   }
-};
 
-void through_differences(const Context& context, const LossJob& job, const LargeJob& large, const Steps& steps,
-                         float* partial, int splits) {
-  const size_t bytes = size_t(large.block.places * element_bytes(job.operand)) * steps.rows * steps.span;
-  Differences to{};
-  to.span = steps.span;
-  to.delta = context.memory(bytes);
-  to.entropy = job.grad_attention == nullptr ? nullptr : context.memory(bytes);
-  for (to.first_row = 0; to.first_row < large.block.stored; to.first_row += steps.rows) {
-    to.rows = std::min(steps.rows, large.block.stored - to.first_row);
-    for (int first_class = 0; first_class < large.c; first_class += steps.span) {
-      differences(context, job.operand, large, to, first_class);
-      if (job.grad_values != nullptr)
-        class_gradient(context, job.operand, large, to, first_class, partial, splits, large.height,
-                       large.block.first == 0 && to.first_row == 0);
-      if (job.grad_attention != nullptr) weights_gradient(context, job.operand, large, to, first_class);
+  // Whether the scores' rows go on with the identity.
+  bool has_gram() const { return fused_ && values_; }
+  // Locations that a block may have.
+  int64_t most_places() const { return most_; }
+
+  // The first block of some locations.
+  void begin(const Context& of_locations) {
+    const Block& block = large_.block;
+    if (!values_) return;
+    const int64_t most = most_ / block.places;
+    splits_ = fused_ ? gradient_splits(of_locations, job_.operand, large_, large_.height, most)
+                     : class_splits(of_locations, large_, span(), step_rows(), most);
+    partial_ = of_locations.make<float>(int64_t(block.places) * splits_ * large_.height * width_);
+  }
+
+  void add(const Context& of_block) const {
+    if (fused_ && values_)
+      gradient(of_block, job_.operand, large_, partial_, splits_, large_.height, large_.block.first == 0);
+    else if (attention_ || values_)
+      through_differences(of_block);
+  }
+
+  // The last block.
+  void finish(const Context& of_block) const {
+    if (!values_) return;
+    const Block& block = large_.block;
+    const PartialSums sums{partial_, block.places, splits_, large_.height, width_};
+    GradientOutput out{};
+    out.at = job_.grad_values + int64_t(block.first_location) * large_.b * large_.c;
+    out.b = large_.b, out.c = large_.c, out.scale = job_.scale;
+    out.values = job_.values, out.first_location = block.first_location;
+    const GramCorrection gram{large_.gram, &job_.target};
+    add_up(of_block, sums, out, fused_ ? &gram : nullptr);
+  }
+
+ private:
+  // Classes and rows of which differences are held at a time.
+  int span() const { return std::min(round_up(large_.c, kTile), kSpan); }
+  int step_rows() const {
+    const int64_t row_bytes = large_.block.places * span() * element_bytes(job_.operand) * (attention_ ? 2 : 1);
+    const int64_t tiles = std::max<int64_t>(1, kDifferenceBytes / row_bytes / kRowTile);
+    return std::min(large_.block.stored, int(tiles) * kRowTile);
+  }
+
+  void through_differences(const Context& context) const {
+    const Block& block = large_.block;
+    const int most_rows = step_rows();
+    const size_t bytes = size_t(block.places * element_bytes(job_.operand)) * most_rows * span();
+    Differences step{};
+    step.span = span();
+    step.delta = context.memory(bytes);
+    step.entropy = attention_ ? context.memory(bytes) : nullptr;
+    for (step.first_row = 0; step.first_row < block.stored; step.first_row += most_rows) {
+      step.rows = std::min(most_rows, block.stored - step.first_row);
+      const bool first = block.first == 0 && step.first_row == 0;
+      for (int first_class = 0; first_class < large_.c; first_class += step.span) {
+        differences(context, job_.operand, large_, step, first_class);
+        if (values_)
+          class_gradient(context, job_.operand, large_, step, first_class, partial_, splits_, large_.height, first);
+        if (attention_) weights_gradient(context, job_.operand, large_, step, first_class);
+      }
     }
   }
-}
+
+  const LossJob& job_;
+  const LargeJob& large_;
+  bool values_, attention_, fused_;
+  int width_, splits_ = 1;
+  int64_t most_;
+  float* partial_ = nullptr;
+};
 
 }  // namespace
 
 void mixed_large(const Context& context, const LossJob& job) {
   const Draw& draw = job.draw;
-  const Target& target = job.target;
-  const int width = round_up(draw.b, 16);
-  const bool attention = job.grad_attention != nullptr, fused = draw.b <= kFusedExamples && !attention;
-  const bool by_class = target.labels == nullptr || target.c < draw.b;  // whichever is the smaller product
-  LargeJob large{};
-  large.labels = {target.labels, target.ignore_index, draw.b, target.c};
-  large.mass = target.mass, large.keep = target.keep, large.uniform = target.uniform;
-  large.grad_rows = job.grad_rows, large.rows = job.rows, large.ignored = draw.ignored;
-  large.n = draw.n, large.b = draw.b, large.c = target.c;
-  large.gram = round_up(target.c, 16), large.height = large.gram;
-  if (fused && job.grad_values != nullptr) large.height = gradient_height(job.operand, large.gram + width);
-  large.target_pitch = round_up(target.c, 16);
-  if (target.labels == nullptr)
-    large.targets = pack_targets(context, job.operand, target, draw.b, draw.b, large.target_pitch);
-  const int64_t most = std::max<int64_t>(1, kPartialBytes / (int64_t(sizeof(float)) * large.height * width));
-
+  const bool attention = job.grad_attention != nullptr;
+  LargeJob large = large_job(context, job);
+  ScoresGradient gradient(job, large);
   Recycled of_locations(context), of_block(context);
-  float* partial = nullptr;
-  int splits = 1;
-  for_each_block(context, draw, job.operand, attention, most, [&](const Block& block) {
+  for_each_block(context, draw, job.operand, attention, gradient.most_places(), [&](const Block& block) {
     large.block = block;
-    const Steps steps(job, large);
     if (block.first == 0) {
       of_locations.restart();
-      large.scores = pack_scores(of_locations.context, job, large);
-      if (target.uniform != 0)
-        large.score_sums =
-            row_sums(of_locations.context, job.values, block.first_location, block.places, draw.b, target.c);
-      if (job.grad_values != nullptr) {
-        const int64_t here = most / block.places;
-        splits = fused ? gradient_splits(context, job.operand, large, large.height, here)
-                       : class_splits(context, large, steps.span, steps.rows, here);
-        partial = of_locations.context.make<float>(int64_t(block.places) * splits * large.height * width);
-      }
+      const Context& here = of_locations.context;
+      const ScoreRows rows =
+          score_rows(here, job, block.first_location, block.places, /*want_sums=*/job.target.uniform != 0);
+      large.mass = rows.mass, large.score_sums = rows.sums;
+      large.scores = pack_scores_transposed(here, job, rows, block.first_location, block.places, large.height,
+                                            gradient.has_gram() ? large.gram : -1, large.block.width);
+      gradient.begin(of_locations.context);
     }
     of_block.restart();
     const Context& here = of_block.context;
-    const int64_t stored = int64_t(block.places) * block.stored;
-    large.state = here.make<RowState>(stored);
-    large.sums = here.make<float>(stored / kTile);
-    Parts parts{nullptr, normaliser_parts(here, large)};
-    parts.at = here.make<RowPart>(stored * parts.count);
-    normalise(here, job.operand, large, by_class, parts);
-    row_losses(here, job.operand, large, by_class, parts);
-    if (job.total != nullptr)
-      sum_up(here, large.sums, stored / kTile, block.first_location == 0 && block.first == 0, job.total);
-    if (fused && job.grad_values != nullptr)
-      gradient(here, job.operand, large, partial, splits, large.height, block.first == 0);
-    else if (attention || job.grad_values != nullptr)
-      through_differences(here, job, large, steps, partial, splits);
+    normalise_rows(here, job, large);
+    gradient.add(here);
     if (attention)
       centre(here, draw, block, block.first == 0, job.scale,
              job.grad_attention + int64_t(block.first_location) * draw.b);
-    if (block.last && job.grad_values != nullptr)
-      add_up(here, partial, block.places, splits, large.height, width, fused ? large.gram : -1,
-             fused ? &target : nullptr, job.scale, draw.b, target.c,
-             job.grad_values + int64_t(block.first_location) * draw.b * target.c);
+    if (block.last) gradient.finish(here);
   });
 }
 

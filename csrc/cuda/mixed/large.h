@@ -1,4 +1,8 @@
-// What the kernels of mixed_large share: the operands of a super-block, and who launches what.
+// mixed/: the loss from scores that are mixed, in one pass (small.cu) or in super-blocks of rows: what the kernels of
+// these share, and who launches what. May include every room below: host/, device/, weights/, products/, sums/.
+//
+// Letters: i (or e) an example of b, j a class of c, k a row (a mixture) of n; a location of r is a
+// `place` of a super-block.
 #pragma once
 
 #include "cuda/host/blocks.h"
@@ -24,9 +28,8 @@ struct LargeJob {
   const void* targets;  // (b, target_pitch): probabilities of examples by classes, or null
   int target_pitch;
   LabelRow labels;          // or null
-  const float* mass;        // (b)
+  const float* mass;        // (places, b), as of ScoreRows
   const float* score_sums;  // (places, b), or null: targets are not smoothed
-  const bool* ignored;      // (b), or null
   const float* grad_rows;   // (r, n), or null
   RowState* state;          // (places, stored)
   float* rows;              // (r, n), or null
@@ -68,8 +71,8 @@ void normalise(const Context& context, Operand operand, const LargeJob& job, boo
 // row_loss.cu: losses, their sums and the state of the rows.
 void row_losses(const Context& context, Operand operand, const LargeJob& job, bool by_class, Parts parts);
 
-// gradient.cu: up to 128 examples. Adds to, or with `first` writes, partial (places, splits, height, width), whose rows
-// from job.gram on are of M^T M.
+// gram_gradient.cu: up to 128 examples. Adds to, or with `first` writes, partial (places, splits, height, width), whose
+// rows from job.gram on are of M^T M.
 constexpr int kFusedExamples = 128;
 int gradient_height(Operand operand, int rows);  // of partial sums of that many rows
 int gradient_splits(const Context& context, Operand operand, const LargeJob& job, int height, int64_t most);

@@ -9,6 +9,7 @@
 #include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/large.h"
+#include "cuda/mixed/scores.h"
 
 namespace multimix {
 namespace {
@@ -68,11 +69,9 @@ __global__ void __launch_bounds__(kThreads)
     const int x = threadIdx.x, example = first + x;
     if (x >= kTile) return;
     const bool inside = example < job.b, smooth = inside && job.score_sums != nullptr;
-    shared.examples[buffer][0][x] = inside ? job.mass[example] : 0.0f;
+    shared.examples[buffer][0][x] = inside ? job.mass[int64_t(place) * job.b + example] : 0.0f;
     shared.examples[buffer][1][x] = !by_class && job.labels(example) >= 0 ? 1.0f : 0.0f;
-    // What an ignored example holds reaches no sum.
-    const bool counts = smooth && !(job.ignored != nullptr && job.ignored[example]);
-    shared.examples[buffer][2][x] = counts ? job.score_sums[int64_t(place) * job.b + example] : 0.0f;
+    shared.examples[buffer][2][x] = smooth ? job.score_sums[int64_t(place) * job.b + example] : 0.0f;
   };
   // Sums over examples, of unnormalised weights.
   const auto add_examples = [&](int first, int buffer) {
@@ -137,7 +136,8 @@ __global__ void __launch_bounds__(kThreads)
     const bool real = row + i < job.block.rows;
     const int64_t at = (place + int64_t(job.block.first_location)) * job.n + job.block.first + row + i;
     const float inverse = job.block.inverse[base + i], lse = shared.lse[i];
-    const float share = (shared.sums[0][1][i] + shared.sums[1][1][i]) * inverse;
+    float share = (shared.sums[0][1][i] + shared.sums[1][1][i]) * inverse;
+    if (share > kMostShare) share = NAN;  // scores that are not numbers
     const float score_sum = (shared.sums[0][2][i] + shared.sums[1][2][i]) * inverse;
     if (!by_class) on_target = shared.sums[0][0][i] + shared.sums[1][0][i];
     float total = job.keep * kLn2 * (on_target * inverse) + share * 0;  // a label that does not exist has a NaN mass
@@ -145,6 +145,7 @@ __global__ void __launch_bounds__(kThreads)
       const float spread = job.labels.labels != nullptr ? share : inverse == 0 ? 0.0f : 1.0f;
       total += job.uniform * spread * (float(job.c) * (lse * kLn2) - score_sum);
     }
+    if (lse < kLeastLogit && share > 0) total = INFINITY;  // every class is masked
     if (job.c == 1) total = share * 0;
     if (!real) total = 0;
     if (real && job.rows != nullptr) job.rows[at] = total;

@@ -1,11 +1,14 @@
 // Mixed cross-entropy where all examples and classes of a tile of rows stay on chip: one persistent kernel.
 //
 // A block owns a location and every splits-th tile of its rows. Scores and targets (examples by classes) stay in shared
-// memory, the gradient's accumulators in registers, for the whole launch. Per tile: the weights are drawn into shared
-// memory; each warp mixes the scores and the targets of 16 rows and some of the classes into registers, and turns them
-// into the rows' losses and the gradient of their logits (delta); that goes through shared memory into the product
-// M^T delta, of which each warp owns 32 examples and some of the classes. Partial sums are written once, and added up
-// in a fixed order by add_up.
+// memory, the gradient's accumulators in registers (small_gradient.h), for the whole launch. Per tile: the weights are
+// drawn into shared memory; each warp mixes the scores and the targets of 16 rows and some of the classes into
+// registers, and turns them into the rows' losses and the gradient of their logits (delta); that goes through shared
+// memory into the product M^T delta, of which each warp owns 32 examples and some of the classes. Partial sums are
+// written once, and added up in a fixed order by add_up.
+//
+// Where one class has nearly all of some row of a tile, the tile goes through a second, exact pass (`refine`): its loss
+// and gradient are near zero, and keep their digits.
 //
 // Labels are multiplied as one-hot targets: 0.8 lane-instructions for each score and 16 examples, on tensor cores that
 // wait for weights, where a pass over the b weights with a sum for each class would take 3 to 4 for each weight.
@@ -20,6 +23,7 @@
 #include "cuda/host/dispatch.h"
 #include "cuda/host/launch.h"
 #include "cuda/launchers.h"
+#include "cuda/mixed/scores.h"
 #include "cuda/mixed/small_tile.h"
 #include "cuda/products/pack.h"
 #include "cuda/sums/sums.h"
@@ -35,18 +39,18 @@ __global__ void __launch_bounds__(small_limits(operand, arithmetic).warps* kWarp
   const int place = blockIdx.x / job.plan.splits, split = blockIdx.x % job.plan.splits;
   const int location = job.first_location + place;
   const int64_t stride = int64_t(job.plan.splits) * job.plan.rows, start = int64_t(split) * job.plan.rows;
+  SmallGradient<operand, arithmetic> gradient(job);
   block.fetch(place);
-  block.clear();
   Compensated total;
   bool flushed = false;
   int tiles = 0;  // in the accumulators
   for (int64_t first = start;; first += stride) {
     const bool end = first >= job.draw.n;
     if (job.partial && first != start) {
-      block.multiply();
+      gradient.add_product(block.tile, block.delta);
       if (++tiles == kFlush || end) {
-        block.flush(!flushed);
-        block.clear();
+        gradient.flush(!flushed);
+        gradient.clear();
         flushed = true, tiles = 0;
       }
     }
@@ -79,9 +83,11 @@ void mixed_small(const Context& context, const LossJob& job) {
   const int b = job.draw.b, c = job.target.c;
   const SmallPlan plan = small_plan(context, job.draw, job.operand, c, job.grad_values != nullptr);
   if (!plan.fits) throw std::invalid_argument("scores: too many examples and classes for one pass");
-  SmallJob small{job.draw, plan, 0, c, job.target.labels != nullptr, job.target.keep, job.target.uniform};
+  SmallJob small{};
+  small.draw = job.draw, small.plan = plan, small.c = c;
+  small.labels = job.target.labels != nullptr, small.keep = job.target.keep, small.uniform = job.target.uniform;
   small.targets = pack_targets(context, job.operand, job.target, b, plan.width, plan.class_pitch);
-  small.mass = job.target.mass, small.grad_rows = job.grad_rows, small.rows = job.rows;
+  small.grad_rows = job.grad_rows, small.rows = job.rows;
   small.sums = job.total ? context.make<float>(int64_t(plan.places) * plan.splits) : nullptr;
   small.partial =
       job.grad_values ? context.make<float>(int64_t(plan.places) * plan.splits * plan.classes * plan.width) : nullptr;
@@ -89,16 +95,22 @@ void mixed_small(const Context& context, const LossJob& job) {
     const int places = std::min(plan.places, job.draw.r - first);
     const int64_t blocks = int64_t(places) * plan.splits;
     small.first_location = first;
-    small.scores = pack(context, job.operand, job.values, first, places, b, c, plan.width, plan.class_pitch);
+    const ScoreRows rows = score_rows(context, job, first, places, /*want_sums=*/false);
+    small.mass = rows.mass;
+    small.scores = pack_scores(context, job, rows, first, places, plan.width, plan.class_pitch);
     with_operand(job.operand, [&](auto operand) {
       with_arithmetic(job.draw.arithmetic, [&](auto arithmetic) {
         launch_small<decltype(operand)::value, decltype(arithmetic)::value>(context, small, blocks);
       });
     });
     if (job.total) sum_up(context, small.sums, blocks, first == 0, job.total);
-    if (job.grad_values)
-      add_up(context, small.partial, places, plan.splits, plan.classes, plan.width, -1, nullptr, job.scale, b, c,
-             job.grad_values + int64_t(first) * b * c);
+    if (!job.grad_values) continue;
+    const PartialSums sums{small.partial, places, plan.splits, plan.classes, plan.width};
+    GradientOutput out{};
+    out.at = job.grad_values + int64_t(first) * b * c;
+    out.b = b, out.c = c, out.scale = job.scale;
+    out.values = job.values, out.first_location = first;
+    add_up(context, sums, out);
   }
 }
 

@@ -34,7 +34,7 @@ constexpr int kSmallWaves = 4;  // of blocks, where locations share out badly
 
 // Offsets in shared memory, in bytes.
 struct SmallLayout {
-  size_t scores, targets, tiles, delta, scratch, mass, inverse, share, top, sum, loss, bytes;
+  size_t scores, targets, tiles, delta, scratch, mass, inverse, share, top, sum, loss, state, bytes;
 };
 
 struct SmallPlan {
@@ -64,6 +64,7 @@ inline SmallLayout small_layout(const SmallPlan& p, Operand operand, const Draw&
   l.share = take(p.rows * sizeof(float));
   const size_t groups = size_t(p.warps) * 16 * sizeof(float);
   l.top = take(groups), l.sum = take(groups), l.loss = take(groups);
+  l.state = take(p.rows * 4 * sizeof(float));
   return l;
 }
 
@@ -108,5 +109,22 @@ inline SmallPlan small_plan(const Context& context, const Draw& draw, Operand op
   }
   return best;
 }
+
+// What the kernel works on.
+struct SmallJob {
+  Draw draw;
+  SmallPlan plan;
+  int first_location;
+  int c;
+  bool labels;
+  float keep, uniform;
+  const void* scores;      // (places, width, class_pitch)
+  const void* targets;     // (width, class_pitch)
+  const float* mass;       // (places, b), as of ScoreRows
+  const float* grad_rows;  // (r, n), or null
+  float* rows;             // (r, n), or null
+  float* sums;             // (places, splits): of the row losses
+  float* partial;          // (places, splits, classes, width), or null
+};
 
 }  // namespace multimix

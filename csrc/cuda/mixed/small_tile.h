@@ -1,35 +1,14 @@
 // What one block of the single-pass mixed cross-entropy does with a tile of weights: mixed scores and targets, the
-// rows' losses, delta (the gradient of their logits), and its product with the weights. See mixed_small.cu.
+// rows' losses, and delta (the gradient of their logits). See small.cu.
 #pragma once
 
 #include <cfloat>
 
 #include "cuda/device/team.h"
-#include "cuda/mixed/small_plan.h"
-#include "cuda/products/fragments.h"
+#include "cuda/mixed/scores.h"
+#include "cuda/mixed/small_gradient.h"
 
 namespace multimix {
-
-// Minus infinity would be split into infinities of both signs in float32 products.
-constexpr float kSplitInfinity = -0x1p126f;
-// Tiles between two additions of the accumulators to the partial sums: tensor cores truncate what they add.
-constexpr int kFlush = 256;
-
-struct SmallJob {
-  Draw draw;
-  SmallPlan plan;
-  int first_location;
-  int c;
-  bool labels;
-  float keep, uniform;
-  const void* scores;      // (places, width, class_pitch)
-  const void* targets;     // (width, class_pitch)
-  const float* mass;       // (b)
-  const float* grad_rows;  // (r, n), or null
-  float* rows;             // (r, n), or null
-  float* sums;             // (places, splits): of the row losses
-  float* partial;          // (places, splits, classes, width), or null
-};
 
 // A float sum that keeps what its roundings leave out.
 struct Compensated {
@@ -42,24 +21,32 @@ struct Compensated {
   }
 };
 
+// What a row's losses and gradients need of all of its classes; `refine` says what it writes instead.
+struct alignas(16) SmallState {
+  float largest;  // logit, in units of ln 2
+  float log_z;    // of the sum of exponentials relative to it, in the same units
+  float share;    // of the softmax in the gradient: the targets' sum over z
+  float others;
+};
+
 // One block's view of its shared memory and of its warps' parts.
 template <Operand operand, Arithmetic arithmetic>
 struct SmallBlock {
   using P = Product<operand>;
   using T = Element<operand>;
-  static constexpr bool kTwoHalves = operand == Operand::kBF16;
+  static constexpr bool kTwoHalves = SmallGradient<operand, arithmetic>::kTwoHalves;
   static constexpr SmallLimits kLimits = small_limits(operand, arithmetic);
-  static constexpr int kDepth = kLimits.depth, kPairs = kLimits.pairs;
+  static constexpr int kPairs = kLimits.pairs;
   static constexpr int kUnroll = sizeof(T) == 4 ? 1 : 2;  // as registers allow
 
   const SmallJob& job;
   T *scores, *targets, *tile, *delta, *rest;
   void* scratch;
   float *mass, *inverse, *share, *top, *sum, *loss;
+  SmallState* state;
   int warp, strip, group, groups;  // of the mixed scores: 16 rows, every groups-th 16 classes
   int pairs;                       // 16 classes each
   bool mass_is_one;
-  float accumulator[kDepth][2][2][4];
 
   MULTIMIX_DEVICE explicit SmallBlock(const SmallJob& job) : job(job) {
     unsigned char* memory = shared_memory();
@@ -70,7 +57,7 @@ struct SmallBlock {
     scratch = memory + l.scratch, mass = reinterpret_cast<float*>(memory + l.mass);
     inverse = reinterpret_cast<float*>(memory + l.inverse), share = reinterpret_cast<float*>(memory + l.share);
     top = reinterpret_cast<float*>(memory + l.top), sum = reinterpret_cast<float*>(memory + l.sum);
-    loss = reinterpret_cast<float*>(memory + l.loss);
+    loss = reinterpret_cast<float*>(memory + l.loss), state = reinterpret_cast<SmallState*>(memory + l.state);
     const int strips = job.plan.rows / 16;
     warp = threadIdx.x / kWarp, strip = warp % strips, group = warp / strips, groups = job.plan.warps / strips;
     pairs = job.plan.classes / 16;
@@ -93,27 +80,14 @@ struct SmallBlock {
     commit_copies();
     bool one = true;
     for (int i = threadIdx.x; i < job.plan.width; i += blockDim.x) {
-      mass[i] = i < job.draw.b ? job.mass[i] : 0.0f;
+      mass[i] = i < job.draw.b ? job.mass[int64_t(place) * job.draw.b + i] : 0.0f;
       one = one && (i >= job.draw.b || mass[i] == 1.0f || (job.draw.ignored && job.draw.ignored[i]));
     }
     mass_is_one = __syncthreads_and(one);
   }
 
-  // Waits for the copies. What ignored examples hold must not reach a sum, as zero times NaN would.
   MULTIMIX_DEVICE void finish_fetch() {
     wait_copies<0>();
-    __syncthreads();
-    const int pitch = job.plan.class_pitch;
-    if (operand != Operand::kFP32 && !job.draw.ignored) return;
-    for (int i = warp; i < job.draw.b; i += job.plan.warps) {
-      const bool ignored = job.draw.ignored && job.draw.ignored[i];
-      for (int j = threadIdx.x % kWarp; j < job.plan.classes; j += kWarp) {
-        T& score = scores[i * pitch + j];
-        if (ignored) score = from_float<T>(0.0f);
-        if constexpr (operand == Operand::kFP32)
-          if (score == -kInfinity) score = kSplitInfinity;
-      }
-    }
     __syncthreads();
   }
 
@@ -128,7 +102,8 @@ struct SmallBlock {
       for (int i = threadIdx.x % kWarp; i < job.plan.width; i += kWarp)
         total += to_float(tile[row * job.plan.pitch + i]) * mass[i];
       total = warp_sum(total);
-      if (threadIdx.x % kWarp == 0) share[row] = inverse[row] == 0 ? 0.0f : total * inverse[row];
+      total = inverse[row] == 0 ? 0.0f : total * inverse[row];
+      if (threadIdx.x % kWarp == 0) share[row] = total > kMostShare ? kNaN : total;  // scores that are not numbers
     }
   }
 
@@ -163,27 +138,19 @@ struct SmallBlock {
       mix<1>(logits, mixed);
     weigh_masses();
     const float unit[2] = {inverse[row_of(0)], inverse[row_of(1)]};
-    mask(logits, unit);
+    mask(logits);
     normalise(logits, unit);
     __syncthreads();
-    return differentiate(logits, mixed, unit, first, location);
+    if (!combine()) return differentiate<false>(logits, mixed, unit, first, location);
+    refine(logits, mixed, unit);
+    return differentiate<true>(logits, mixed, unit, first, location);
   }
 
-  // Classes that do not exist become minus infinity, rows that do not exist zero whatever the scores are.
-  MULTIMIX_DEVICE void mask(float (&logits)[kPairs][2][4], const float (&unit)[2]) const {
-    const bool empty = __any_sync(kAllLanes, unit[0] == 0 || unit[1] == 0);
+  // Classes that do not exist become minus infinity.
+  MULTIMIX_DEVICE void mask(float (&logits)[kPairs][2][4]) const {
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
       const int first_class = (group + p * groups) * 16;
-      if (empty || operand == Operand::kFP32) {
-#pragma unroll
-        for (int n = 0; n < 2; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            if (unit[e / 2] == 0) logits[p][n][e] = 0;
-            if (operand == Operand::kFP32 && logits[p][n][e] < kSplitInfinity * 0x1p-62f) logits[p][n][e] = -kInfinity;
-          }
-      }
       if (first_class + 16 <= job.c) continue;
 #pragma unroll
       for (int n = 0; n < 2; ++n)
@@ -220,29 +187,104 @@ struct SmallBlock {
     }
   }
 
-  // loss = sum_j y_j (lse - l_j), which does not cancel; delta_j = (T p_j - y_j) factor, for T = sum_j y_j.
+  // The state of each row from the parts of its classes. Whether one class has nearly all of some row.
+  MULTIMIX_DEVICE bool combine() {
+    const int used = min(groups, pairs);
+    bool confident = false;
+    for (int at = threadIdx.x; at < job.plan.rows * 4; at += blockDim.x) {
+      const int row = at / 4;
+      float largest = -FLT_MAX, z = 0;
+#pragma unroll 1
+      for (int g = at % 4; g < used; g += 4) largest = fmaxf(largest, top[g * job.plan.rows + row]);
+      largest = quad_max(largest);
+#pragma unroll 1
+      for (int g = at % 4; g < used; g += 4)
+        z += sum[g * job.plan.rows + row] * fast_exp2(top[g * job.plan.rows + row] - largest);
+      z = quad_sum(z);
+      if (at % 4 == 0) state[row] = {largest, largest < kLeastLogit ? kInfinity : log2f(z), share[row] / z, 0.0f};
+      // The last term: of a large logit the largest is not exactly the row's.
+      confident = confident || (inverse[row] != 0 && z < 1 + 0x1p-6f + fabsf(largest) * 0x1p-23f);
+    }
+    return __syncthreads_or(confident);
+  }
+
+  // The same for such rows: largest is not yet scaled, so that the differences are exact; others is z - 1 and log_z
+  // comes from that; share is the targets' sum, as the products have rounded them.
+  MULTIMIX_DEVICE void refine(const float (&logits)[kPairs][2][4], const float (&mixed)[kPairs][2][4],
+                              const float (&unit)[2]) {
+    const int used = min(groups, pairs);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float largest = -kInfinity, total = 0;
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p)
+#pragma unroll
+        for (int x = 0; x < 4; ++x) {
+          largest = fmaxf(largest, logits[p][x / 2][half * 2 + x % 2]);
+          total += mixed[p][x / 2][half * 2 + x % 2];
+        }
+      largest = fmaxf(quad_max(largest), -FLT_MAX), total = quad_sum(total);
+      const int at = group * job.plan.rows + row_of(half);
+      if (threadIdx.x % 4 == 0) top[at] = largest, loss[at] = total;
+    }
+    __syncthreads();
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int row = row_of(half);
+      const float scale = scale_of(unit[half]);
+      float largest = -FLT_MAX, others = 0, ties = 0;
+      int owner = 0;  // the first group with the largest
+#pragma unroll 1
+      for (int g = used - 1; g >= 0; --g)
+        if (top[g * job.plan.rows + row] >= largest) largest = top[g * job.plan.rows + row], owner = g;
+#pragma unroll
+      for (int p = 0; p < kPairs; ++p)
+#pragma unroll
+        for (int x = 0; x < 4; ++x) {
+          const float below = logits[p][x / 2][half * 2 + x % 2] - largest;
+          ties += below == 0 ? 1.0f : 0.0f, others += below == 0 ? 0.0f : fast_exp2(below * scale);
+        }
+      others = quad_sum(others), ties = quad_sum(ties);
+      if (threadIdx.x % 4 == 0) {
+        sum[group * job.plan.rows + row] = others + (group == owner ? ties - 1 : ties);
+        if (group == 0) state[row].largest = largest;
+      }
+    }
+    __syncthreads();
+    for (int row = threadIdx.x; row < job.plan.rows; row += blockDim.x) {
+      float others = 0, total = 0;
+      for (int g = 0; g < used; ++g) others += sum[g * job.plan.rows + row], total += loss[g * job.plan.rows + row];
+      const bool none = state[row].largest < kLeastLogit;
+      const float scale = inverse[row] * job.keep, spread = spread_of(row) * float(job.c);
+      state[row].log_z = none ? kInfinity : log1pf(others) * kLog2E;
+      state[row].others = others;
+      state[row].share = total * scale + (spread + share[row] * 0.0f);
+    }
+    __syncthreads();
+  }
+
+  // What smoothing gives each class of a row.
+  MULTIMIX_DEVICE float spread_of(int row) const {
+    return (job.labels ? share[row] : inverse[row] == 0 ? 0.0f : 1.0f) * job.uniform;
+  }
+
+  // loss = sum_j y_j (lse - l_j), which does not cancel; delta_j = (T p_j - y_j) factor, for T = sum_j y_j. refined:
+  // from the states of `refine`, delta_j = ((T - y_j) p_j - y_j (1 - p_j)) factor, which does not cancel for p_j near
+  // one.
+  template <bool refined>
   MULTIMIX_DEVICE float differentiate(const float (&logits)[kPairs][2][4], const float (&mixed)[kPairs][2][4],
                                       const float (&unit)[2], int64_t first, int location) {
-    const int used = min(groups, pairs);
     float total = 0;
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int row = row_of(half);
       const int64_t k = first + row;
-      float largest = -FLT_MAX, z = 0;
-#pragma unroll 1
-      for (int g = threadIdx.x % 4; g < used; g += 4) largest = fmaxf(largest, top[g * job.plan.rows + row]);
-      largest = quad_max(largest);
-#pragma unroll 1
-      for (int g = threadIdx.x % 4; g < used; g += 4)
-        z += sum[g * job.plan.rows + row] * fast_exp2(top[g * job.plan.rows + row] - largest);
-      z = quad_sum(z);
-      const float own_share = share[row], scale = scale_of(unit[half]), log_z = log2f(z);
-      const float spread = (job.labels ? own_share : unit[half] == 0 ? 0.0f : 1.0f) * job.uniform;
+      const SmallState s = state[row];
+      const float scale = scale_of(unit[half]), spread = spread_of(row);
       float factor = job.c == 1 ? 0.0f : unit[half];  // one class: exactly nothing, whatever the rounding
       if (job.grad_rows && k < job.draw.n) factor *= job.grad_rows[int64_t(location) * job.draw.n + k];
-      const float p_factor = own_share / z * factor, y_scale = unit[half] * job.keep;
-      float own = own_share * 0.0f;  // a label that does not exist has a NaN mass
+      const float p_factor = refined ? 1 / (1 + s.others) : s.share * factor, y_scale = unit[half] * job.keep;
+      float own = s.share * 0.0f;  // a label that does not exist has a NaN mass
 #pragma unroll
       for (int p = 0; p < kPairs; ++p) {
         const int first_class = (group + p * groups) * 16;
@@ -252,11 +294,14 @@ struct SmallBlock {
           float d[2];
 #pragma unroll
           for (int e = 0; e < 2; ++e) {
-            const float shifted = logits[p][n][half * 2 + e] * scale - largest;
+            const float l = logits[p][n][half * 2 + e];
+            const float shifted = refined ? (l - s.largest) * scale : l * scale - s.largest;
             float y = mixed[p][n][half * 2 + e] * y_scale + spread;
             if (first_class + 16 > job.c && first_class + n * 8 + lane_column() + e >= job.c) y = 0;
-            own += y * (y == 0 ? 0.0f : log_z - shifted);  // a class masked with minus infinity costs nothing
-            d[e] = fast_exp2(shifted) * p_factor - y * factor;
+            own += y * (y == 0 ? 0.0f : s.log_z - shifted);  // a class masked with minus infinity costs nothing
+            const float q = fast_exp2(shifted) * p_factor;
+            d[e] = q - y * factor;
+            if (refined) d[e] = ((s.share - y) * q - y * (shifted == 0 ? s.others * p_factor : 1 - q)) * factor;
           }
           if (job.partial) store(row, first_class + n * 8 + lane_column(), d[0], d[1]);
         }
@@ -292,74 +337,6 @@ struct SmallBlock {
       for (int g = 0; g < used; ++g) total += loss[g * job.plan.rows + row];
       if (first + row < job.draw.n)
         job.rows[int64_t(location) * job.draw.n + first + row] = total * (job.c == 1 ? 0.0f : kLn2);
-    }
-  }
-
-  // A warp's part of the gradient: 32 examples, every stride-th 16 classes.
-  struct Part {
-    int example, pair, stride;
-  };
-  MULTIMIX_DEVICE Part part() const {
-    const int strips = job.plan.width / 32, stride = job.plan.warps / strips;
-    const int pair = warp / strips;
-    return {warp % strips * 32, pair < stride ? pair : pairs, stride};
-  }
-
-  // accumulator += M^T delta
-  MULTIMIX_DEVICE void multiply() {
-    const Part own = part();
-    if (operand != Operand::kFP32 && own.pair + (kDepth - 1) * own.stride < pairs)  // which has no registers to spare
-      multiply<true>(own);
-    else if (own.pair < pairs)
-      multiply<false>(own);
-  }
-  template <bool all>
-  MULTIMIX_DEVICE void multiply(const Part& own) {
-    const int pitch = job.plan.class_pitch;
-    const T *weights = tile + own.example, *d_first = delta + own.pair * 16;
-#pragma unroll kUnroll
-    for (int k = 0; k < job.plan.rows; k += 16, weights += 16 * job.plan.pitch, d_first += 16 * pitch) {
-      typename P::A a[2];
-      typename P::B b[2];
-      P::load_a_transposed(a[0], weights, job.plan.pitch);
-      P::load_a_transposed(a[1], weights + 16, job.plan.pitch);
-#pragma unroll
-      for (int d = 0; d < kDepth; ++d) {
-        if (!all && own.pair + d * own.stride >= pairs) break;
-#pragma unroll
-        for (int half = 0; half < (kTwoHalves ? 2 : 1); ++half) {
-          P::load_b_transposed(b, d_first + d * own.stride * 16 + half * job.plan.rows * pitch, pitch);
-#pragma unroll
-          for (int s = 0; s < 2; ++s)
-            P::add(accumulator[d][s][0], a[s], b[0]), P::add(accumulator[d][s][1], a[s], b[1]);
-        }
-      }
-    }
-  }
-
-  MULTIMIX_DEVICE void clear() {
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d)
-#pragma unroll
-      for (int x = 0; x < 16; ++x) accumulator[d][x / 8][x / 4 % 2][x % 4] = 0;
-  }
-
-  // Writes the accumulators to the block's partial sum, or adds them to it.
-  MULTIMIX_DEVICE void flush(bool first) {
-    const Part own = part();
-    float* out = job.partial + int64_t(blockIdx.x) * job.plan.classes * job.plan.width;
-#pragma unroll
-    for (int d = 0; d < kDepth; ++d) {
-      const int pair = own.pair + d * own.stride;
-      if (pair >= pairs) break;
-#pragma unroll
-      for (int x = 0; x < 16; ++x) {
-        const int i = own.example + x / 8 * 16 + x % 4 / 2 * 8 + lane_row();
-        const int j = pair * 16 + x / 4 % 2 * 8 + lane_column() + x % 2;
-        float& to = out[j * job.plan.width + i];
-        const float value = accumulator[d][x / 8][x / 4 % 2][x % 4];
-        to = first ? value : to + value;
-      }
     }
   }
 

@@ -24,6 +24,7 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
   T* stages = reinterpret_cast<T*>(shared_memory());
   const Matrix<T> scores = job.score_rows<T>(place), targets = job.target_rows<T>();
   const int64_t start = int64_t(place) * from.rows * from.span;
+  const float* mass = job.mass + int64_t(place) * job.b;
   const T* delta = static_cast<const T*>(from.delta) + start;
   const T* entropy = static_cast<const T*>(from.entropy) + start;
 
@@ -61,8 +62,8 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
       float2& to = *reinterpret_cast<float2*>(job.block.gradient + k * width + i);
       const float2 own = total.pair(q, p), before = first_class == 0 ? make_float2(0, 0) : to;
       // A label that does not exist has a NaN mass.
-      const float x = i < job.b ? own.x * sum + job.mass[i] * 0 : 0.0f;
-      const float y = i + 1 < job.b ? own.y * sum + job.mass[i + 1] * 0 : 0.0f;
+      const float x = i < job.b ? own.x * sum + mass[i] * 0 : 0.0f;
+      const float y = i + 1 < job.b ? own.y * sum + mass[i + 1] * 0 : 0.0f;
       to = make_float2(before.x + x, before.y + y);
     });
   });

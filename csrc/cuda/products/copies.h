@@ -68,6 +68,19 @@ MULTIMIX_DEVICE void copy_rows(T* tile, int tile_pitch, const Matrix<T>& from, i
   }
 }
 
+// Zeros for NaN and infinity in a tile that copy_rows has copied, each thread in what it has copied itself.
+template <int height, int width, int threads, class T>
+MULTIMIX_DEVICE void keep_finite(T* tile, int tile_pitch) {
+  using Own = Pieces<T, height, width, threads>;
+#pragma unroll 1
+  for (int k = 0; k < Own::kCount; ++k) {
+    T* at = tile + (Own::row() + k * Own::kStep) * tile_pitch + Own::column();
+#pragma unroll
+    for (int e = 0; e < Own::kVector; ++e)
+      if (!is_finite(to_float(at[e]))) at[e] = T{};
+  }
+}
+
 // Targets of labels (examples, classes), written as copy_rows would copy them.
 template <Operand operand, int height, int width, int threads>
 MULTIMIX_DEVICE void write_ones(Element<operand>* tile, int tile_pitch, const LabelRow& labels, int first_row,
@@ -95,8 +108,8 @@ struct RowSource {
 };
 
 // A tile (height, width) of such rows on its way through registers, where it is shifted, scaled and rounded: read one
-// step ahead of its use.
-template <Operand operand, int height, int width>
+// step ahead of its use. finite: minus infinity becomes a number, so that zero times it is zero.
+template <Operand operand, int height, int width, bool finite = false>
 class RowsLoader {
   using T = Element<operand>;
   using Own = Pieces<T, height, width, kBlockThreads>;
@@ -150,12 +163,17 @@ class RowsLoader {
     bits = {words[0], words[1], words[2], words[3]};
   }
 
+  static MULTIMIX_DEVICE float number(float x) {
+    constexpr float kLeast = operand == Operand::kF16 ? -65504.0f : -3e38f;
+    return finite && x < kLeast ? kLeast : x;
+  }
+
   MULTIMIX_DEVICE uint32_t scaled(uint32_t word, int k) const {
     if constexpr (sizeof(T) == 2) {
       const float2 x = unpack<T>(word);
-      return pack<T>((x.x - shift_[k]) * factor_[k], (x.y - shift_[k]) * factor_[k]);
+      return pack<T>((number(x.x) - shift_[k]) * factor_[k], (number(x.y) - shift_[k]) * factor_[k]);
     } else {
-      return __float_as_uint(round_operand<operand>((__uint_as_float(word) - shift_[k]) * factor_[k]));
+      return __float_as_uint(round_operand<operand>((number(__uint_as_float(word)) - shift_[k]) * factor_[k]));
     }
   }
 

@@ -3,8 +3,8 @@
 // for `relative`.
 #pragma once
 
-#include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 namespace multimix {
 

@@ -16,7 +16,8 @@ struct RowProductsJob {
   float* out;  // (places, stored, width)
 };
 
-// out = finish(source examples^T): rows past the last real one and examples past the last are products of zeros.
+// out = finish(source examples^T), of a source that is made finite if the finish says so: rows past the last real one
+// and examples past the last are products of zeros.
 //
 // Cost: per row 2 b columns operations; the source is read once for each 128 (64 in float32) examples, the examples
 // once for each row tile from the L2 cache; 4 b bytes written into the L2 cache.
@@ -35,7 +36,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2) row_products_kernel(RowProdu
   const Matrix<T> examples = job.examples.at(place);
   const float* shift = job.shift ? job.shift + base : nullptr;
   const int steps = (job.source.columns + kShape.depth - 1) / kShape.depth;
-  RowsLoader<operand, kShape.rows, kShape.depth> loader;
+  RowsLoader<operand, kShape.rows, kShape.depth, Finish::kFinite> loader;
 
   Sums sum;
   sum.clear();

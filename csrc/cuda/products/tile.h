@@ -107,6 +107,13 @@ struct WarpTile {
     return sum;
   }
 
+  // Whether all of the lane's elements are: an operation each.
+  MULTIMIX_DEVICE bool all_finite() const {
+    float zero = 0;
+    for_rows([&](int q) { for_pairs([&](int p) { zero += pair(q, p).x * 0.0f, zero += pair(q, p).y * 0.0f; }); });
+    return zero == 0;
+  }
+
   MULTIMIX_DEVICE void clear() {
     for_rows([&](int q) { for_each(q, [](int, float& x) { x = 0; }); });
   }

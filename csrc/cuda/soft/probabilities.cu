@@ -30,6 +30,7 @@ struct AgainstMixed {
   LossParts parts;
   bool read_aligned, write_aligned;
   static constexpr int kOwn = Sums::kRows;  // row losses so far: registers are scarce
+  static constexpr bool kCareful = false;
 
   MULTIMIX_DEVICE void begin(float* losses) const {
     Sums::for_rows([&](int q) { losses[q * kBlockThreads] = 0; });
@@ -146,6 +147,7 @@ struct Origin {
 template <Operand operand>
 struct WeightsGradient {
   static constexpr bool kShifted = sizeof(Element<operand>) == 4;
+  static constexpr bool kFinite = true;  // a masked class has no target
   SoftBlock block;
   const RowRecord* records;
   SoftTargets targets;

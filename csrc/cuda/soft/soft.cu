@@ -1,17 +1,34 @@
 // Soft cross-entropy of any head's logits, against targets that are never written out.
 //
 // Super-blocks of rows: their weights are drawn into a scratch in the L2 cache, where the attention's gradient needs
-// them too. By label one kernel does the rest (soft_rows.cu); by probabilities it leaves records of the rows to a
-// product of weights and targets (soft_probabilities.cu). Both are bound by memory: logits read once or twice,
+// them too. By label one kernel does the rest (rows.cu); by probabilities it leaves records of the rows to a
+// product of weights and targets (probabilities.cu). Both are bound by memory: logits read once or twice,
 // gradients written.
 #include <stdexcept>
 
-#include "cuda/host/recycled.h"
+#include "cuda/host/memory.h"
 #include "cuda/launchers.h"
 #include "cuda/soft/soft.h"
 #include "cuda/sums/sums.h"
 
 namespace multimix {
+
+namespace {
+
+SoftBlock soft_block(const LossJob& job, Operand operand, const Block& weights) {
+  SoftBlock block{};
+  block.logits = job.values;
+  block.n = job.draw.n, block.b = job.draw.b, block.c = job.target.c;
+  block.first = weights.first, block.first_location = weights.first_location;
+  block.places = weights.places, block.rows = weights.rows, block.stored = weights.stored, block.width = weights.width;
+  block.keep = job.target.keep, block.uniform = job.target.uniform, block.mass = job.target.mass;
+  block.operand = operand, block.weights = weights.weights, block.inverse = weights.inverse;
+  block.grad_rows = job.grad_rows, block.scale = job.scale;
+  block.losses = job.rows, block.gradient = job.grad_values, block.weights_gradient = weights.gradient;
+  return block;
+}
+
+}  // namespace
 
 void soft(const Context& context, const LossJob& job) {
   const Draw& draw = job.draw;
@@ -31,12 +48,7 @@ void soft(const Context& context, const LossJob& job) {
     of_block.restart();
     const Context& here = of_block.context;
     const bool first = weights.first_location == 0 && weights.first == 0;
-    const SoftBlock block{job.values,      draw.n,       weights.first,   weights.first_location,
-                          weights.places,  weights.rows, weights.stored,  weights.width,
-                          draw.b,          target.c,     target.keep,     target.uniform,
-                          target.mass,     operand,      weights.weights, weights.inverse,
-                          job.grad_rows,   job.scale,    job.rows,        job.grad_values,
-                          weights.gradient};
+    const SoftBlock block = soft_block(job, operand, weights);
     if (target.labels) {
       soft_rows(here, block, &labels, nullptr, first, job.total);
     } else {

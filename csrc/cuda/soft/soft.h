@@ -1,4 +1,7 @@
-// What the kernels of soft cross-entropy share: loss_k = H(mu_k Y, softmax of any head's logits l_k).
+// soft/: the loss from any head's logits, against mixed targets. This file: what its kernels share. May include every
+// room below: host/, device/, weights/, products/, sums/.
+//
+//   loss_k = H(mu_k Y, softmax(l_k))     k a row (a mixture) of n, i an example of b, j a class of c
 //
 // With lse = top + ln z, the differences lse - l_j = (top - l_j) + ln z do not cancel, however large the logits:
 //   loss_k = sum_j (mu_k Y)_j (lse - l_j)     dl = T softmax - mu Y     dM_ki = sum_j Y_ij (lse - l_j), T = sum_i mu_ki
@@ -49,7 +52,7 @@ struct SoftBlock {
   MULTIMIX_DEVICE float scaled() const { return scale.device ? scale.host * *scale.device : scale.host; }
 };
 
-// soft_rows.cu: with `labels` row losses and gradients, otherwise only `records` (places, stored) of the rows. The sum
+// rows.cu: with `labels` row losses and gradients, otherwise only `records` (places, stored) of the rows. The sum
 // of the row losses goes to total, if that is given; `first`: as the first one.
 void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels, RowRecord* records, bool first,
                double* total);
@@ -61,7 +64,7 @@ struct SoftTargets {
   const float *sums, *rounded_sums;  // of each example's, before and after rounding
 };
 
-// soft_probabilities.cu: losses and gradients from the records and the targets.
+// probabilities.cu: losses and gradients from the records and the targets.
 SoftTargets soft_targets(const Context& context, const Target& target, Operand operand, int b);
 void soft_probabilities(const Context& context, const SoftBlock& block, Operand operand, const Block& weights,
                         const SoftTargets& targets, const RowRecord* records, bool first, double* total);

@@ -1,23 +1,44 @@
-// Partial sums added up in a fixed order: no atomics, the same bits in every run. Launchers are in reduce.cu.
+// sums/: sums in a fixed order, without atomics, the same bits in every run: gradients from partial sums, the loss from
+// its rows, the attention's gradient from that of the weights. May include host/ and device/ only.
 #pragma once
 
-#include "cuda/host/context.h"
 #include "cuda/host/jobs.h"
+#include "cuda/host/memory.h"
 
 namespace multimix {
 
-// total += the sum of count floats, or = with `first`. One block, a fixed tree.
+// rows.cu: total += the sum of count floats, or = with `first`. One block, a fixed tree.
 void sum_up(const Context& context, const float* parts, int64_t count, bool first, double* total);
 
-// out (places, b, c) = scale * sum over splits of partial (places, splits, height, width), transposed: class j of
-// example i is partial[j * width + i].
-// gram >= 0: rows gram ... gram + b - 1 of a partial sum are those of M^T M for the weights M (row e, column i); that
-// times the smoothed targets is subtracted: sum_e gram[e, i] y[e, j]. One class: exactly zero.
-void add_up(const Context& context, const float* partial, int places, int splits, int height, int width, int gram,
-            const Target* target, Scale scale, int b, int c, float* out);
+// What blocks of rows have gathered, transposed: class j of example i is at[j * width + i] of its place and split.
+struct PartialSums {
+  const float* at;  // (places, splits, height, width)
+  int places, splits, height, width;
+};
 
-// Adds to grad_attention (places, b), that of the block's first location on, what its `gradient` gives it: the sum over
-// rows of plain_i (g_i - sum_j mu_j g_j). first: overwrites instead.
+// scale * the sum over the splits, or that added to what is there.
+struct GradientOutput {
+  float* at;  // (places, b, c)
+  int b, c;
+  Scale scale;
+  bool accumulate;
+  Strided values;  // (r, b, c) whose gradient this is: none where they are minus infinity; or null
+  int first_location;
+};
+
+// Rows row ... row + b - 1 of a partial sum are those of M^T M for the weights M (row e, column i); that times the
+// smoothed targets is subtracted: sum_e gram[e, i] y[e, j]. One class: exactly zero.
+struct GramCorrection {
+  int row;
+  const Target* target;
+};
+
+// add_up.cu; gram may be null.
+void add_up(const Context& context, const PartialSums& partial, const GradientOutput& out,
+            const GramCorrection* gram = nullptr);
+
+// centre.cu: adds to grad_attention (places, b), that of the block's first location on, what its `gradient` gives it:
+// the sum over rows of plain_i (g_i - sum_j mu_j g_j). first: overwrites instead.
 void centre(const Context& context, const Draw& draw, const Block& block, bool first, Scale scale,
             float* grad_attention);
 

@@ -15,7 +15,7 @@ from multimix_kernels.backends.contract import MEAN, NONE, SUM
 
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
-from ..kernels import NAME, attention_of, compare, draw_of, operators, randn, reference, targets
+from ..kernels import FAR, NAME, attention_of, compare, draw_of, operators, randn, reference, targets
 
 LIBRARY = ctypes.CDLL(os.environ["MULTIMIX_CUDA_SIMT"])
 
@@ -70,6 +70,24 @@ def test_several_super_blocks(dtype, regime):
     compare("mix_backward", (randn(r, n, c, seed=2).to(dtype), scores, True, True, *tail), dtype)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_mix_of_values_that_are_not_finite(bad, dtype):
+    """They reach the rows that draw them, in their columns; all others have the bits that they had."""
+    b, d, n = 40, 150, 300
+    tail = (None, None, *draw_of(n, b, m=2))
+    values = randn(1, b, d).to(dtype)
+    clean = operators.mix(values, *tail)
+    values[0, 5, 3], values[0, 7, 140] = bad, bad
+    found = operators.mix(values, *tail)
+    drawn = mk.sample_dirichlet(n, b, m=2, seed=77, row_offset=FAR, backend=NAME)[:, [5, 7]] > 0
+    reached = torch.zeros(n, d, dtype=torch.bool)
+    reached[:, 3], reached[:, 140] = drawn[:, 0], drawn[:, 1]
+    assert reached.any()
+    assert torch.equal(found[0].isfinite(), ~reached)
+    assert torch.equal(found[0][~reached], clean[0][~reached])
+
+
 def test_tf32(tf32, regime):
     """Operands of 11 bits: errors of 2**-11 relative to the largest element, and no less than that of float32."""
     b, c, n = 40, 33, 200
@@ -82,6 +100,20 @@ def test_tf32(tf32, regime):
     for x, z in zip(low[:2], high[:2], strict=True):
         error = ((x - z).abs().max() / z.abs().max()).item()
         assert 2**-20 < error < 2**-10
+
+
+def test_long_sums(tf32):
+    """Of classes without a target, as where products truncate (MULTIMIX_SIMT_ERRORS): sums of positive numbers, which
+    one chain of matrix products over all rows would make too small by about n 1.6e-9."""
+    b, c, n = 16, 256, 4000
+    scores, y = randn(b, c).float().requires_grad_(), torch.arange(b) % 3
+    LIBRARY.multimix_always_large(True)
+    mk.mixed_cross_entropy(scores, y, n=n, m=2, alpha=1.0, seed=7, reduction="sum", backend=NAME).backward()
+    LIBRARY.multimix_always_large(False)
+    mu = mk.sample_dirichlet(n, b, m=2, alpha=1.0, seed=7, dtype=torch.float64, backend="reference")
+    exact = mu.T @ (mu @ scores.detach().double()).softmax(1)
+    bias = (scores.grad.double() - exact)[:, 3:].sum() / exact[:, 3:].sum()
+    assert abs(bias) < 2e-6
 
 
 def test_same_bits_in_every_run():

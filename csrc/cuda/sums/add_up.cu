@@ -1,3 +1,4 @@
+// Gradients from the partial sums of many blocks, less what a Gram matrix gives for the targets.
 #include <algorithm>
 
 #include "cuda/device/read.h"
@@ -7,36 +8,15 @@
 namespace multimix {
 namespace {
 
-constexpr int kSumThreads = 1024;
 constexpr int kTile = 32;          // examples of a tile of add_up: one for each lane
 constexpr int kSparseClasses = 8;  // classes of a tile: few, as small gradients have few tiles to share out
 constexpr int kSparseThreads = 512;
 constexpr int kDenseClasses = 32;  // many, as every tile reads all of a Gram matrix's rows
 constexpr int kDenseThreads = 256;
 constexpr int kDepth = 64;  // examples whose targets are in shared memory at a time
-constexpr int kCentreThreads = 256;
-constexpr int kCentreRows = 32;
-constexpr int kUnroll = 4;
 
 MULTIMIX_DEVICE float value_of(const Scale& scale) {
   return scale.device == nullptr ? scale.host : scale.host * *scale.device;
-}
-
-// 4 bytes and an addition in double for each float. Each thread has every 1024th of them, in kUnroll sums.
-__global__ void sum_up_kernel(const float* parts, int64_t count, bool first, double* total) {
-  double* sums = reinterpret_cast<double*>(shared_memory());
-  double own[kUnroll] = {};
-  for (int64_t i = threadIdx.x; i < count; i += kSumThreads * kUnroll) {
-#pragma unroll
-    for (int u = 0; u < kUnroll; ++u)
-      if (i + u * kSumThreads < count) own[u] += double(parts[i + u * kSumThreads]);
-  }
-  sums[threadIdx.x] = (own[0] + own[1]) + (own[2] + own[3]);
-  for (int half = kSumThreads / 2; half > 0; half /= 2) {
-    __syncthreads();
-    if (int(threadIdx.x) < half) sums[threadIdx.x] += sums[threadIdx.x + half];
-  }
-  if (threadIdx.x == 0) *total = first ? sums[0] : *total + sums[0];
 }
 
 // Rows of Gram matrices: (places, splits, b, width) with these strides.
@@ -54,6 +34,8 @@ struct AddUpJob {
   Scale scale;
   int b, c;
   bool accumulate;
+  Strided values;  // (r, b, c), or null
+  int first_location;
   float* out;  // (places, b, c)
 };
 
@@ -148,6 +130,8 @@ __global__ void __launch_bounds__(dense ? kDenseThreads : kSparseThreads) add_up
     float total = 0;
     for (int w = 0; w < warps; ++w) total += sums[(w * kClasses + k) * kPitch + at / kClasses];
     if (job.gram.data != nullptr && job.c == 1) total *= 0.0f;
+    if (job.values.data != nullptr && read(job.values, job.first_location + place, example, first_class + k) < -3e38f)
+      total = 0;
     float* out = job.out + (int64_t(place) * job.b + example) * job.c + first_class + k;
     *out = job.accumulate ? *out + total * scale : total * scale;
   }
@@ -173,90 +157,31 @@ void launch_add_up(const Context& context, const AddUpJob& job, int places) {
          Grid{ceil_div(job.c, kClasses) * ceil_div(job.b, kTile), places}, kThreads, shared, job);
 }
 
-// partial (places, splits, width): sums over a split's rows of plain_i (g_i - sum_j mu_j g_j) for g = d loss / d mu.
-// mu is a plain, unrounded. Per weight 12 bytes from the L2 cache and 7 operations.
-__global__ void __launch_bounds__(kCentreThreads)
-    centre_kernel(Block block, int splits, int b, const float* attention, float* partial) {
-  float* means = reinterpret_cast<float*>(shared_memory());
-  const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
-  const int64_t place = blockIdx.x / splits;
-  const float* plain = block.plain + place * block.stored * block.width;
-  const float* gradient = block.gradient + place * block.stored * block.width;
-  attention += (block.first_location + place) * b;
-  partial += int64_t(blockIdx.x) * block.width;
-  bool first = true;
-  for (int start = int(blockIdx.x) % splits * kCentreRows; start < block.rows; start += splits * kCentreRows) {
-    const int rows = min(kCentreRows, block.rows - start);
-    for (int row = warp; row < rows; row += kCentreThreads / kWarp) {
-      const int64_t at = int64_t(start + row) * block.width;
-      float sum = 0, total = 0;
-#pragma unroll 4
-      for (int i = lane; i < b; i += kWarp) {
-        // Without attention `plain` may be infinite.
-        const float a = attention[i], mu = a == 0 ? 0.0f : a * plain[at + i];
-        sum += mu * gradient[at + i], total += mu;
-      }
-#pragma unroll
-      for (int step = kWarp / 2; step > 0; step /= 2) {
-        sum += __shfl_xor_sync(kAllLanes, sum, step);
-        total += __shfl_xor_sync(kAllLanes, total, step);
-      }
-      // Weights sum to one but for rounding, which what all g have in common would amplify.
-      if (lane == 0) means[row] = total == 0 ? 0.0f : sum / total;
-    }
-    __syncthreads();
-    for (int i = threadIdx.x; i < b; i += kCentreThreads) {
-      const int64_t at = int64_t(start) * block.width + i;
-      float sum = 0;
-#pragma unroll 4
-      for (int row = 0; row < rows; ++row) {
-        const float centred = gradient[at + int64_t(row) * block.width] - means[row];
-        sum += centred == 0 ? 0.0f : plain[at + int64_t(row) * block.width] * centred;
-      }
-      partial[i] = first ? sum : partial[i] + sum;
-    }
-    __syncthreads();
-    first = false;
-  }
-}
-
 }  // namespace
 
-void sum_up(const Context& context, const float* parts, int64_t count, bool first, double* total) {
-  launch(context, "sum_up", sum_up_kernel, Grid{1}, kSumThreads, kSumThreads * sizeof(double), parts, count, first,
-         total);
-}
-
-void add_up(const Context& context, const float* partial, int places, int splits, int height, int width, int gram,
-            const Target* target, Scale scale, int b, int c, float* out) {
-  AddUpJob job{partial, splits, height, width, {}, {}, scale, b, c, false, out};
-  if (gram < 0) return launch_add_up<kSparseClasses, false>(context, job, places);
-  job.target = *target;
-  const int64_t size = int64_t(height) * width;
-  job.gram = {partial + int64_t(gram) * width, splits * size, size, splits};
-  if (target->labels != nullptr && target->uniform == 0)
+void add_up(const Context& context, const PartialSums& partial, const GradientOutput& out, const GramCorrection* gram) {
+  AddUpJob job{};
+  job.partial = partial.at;
+  job.splits = partial.splits, job.height = partial.height, job.width = partial.width;
+  job.scale = out.scale, job.accumulate = out.accumulate, job.out = out.at;
+  job.values = out.values, job.first_location = out.first_location;
+  job.b = out.b, job.c = out.c;
+  const int places = partial.places;
+  if (gram == nullptr) return launch_add_up<kSparseClasses, false>(context, job, places);
+  job.target = *gram->target;
+  const int64_t size = int64_t(partial.height) * partial.width;
+  job.gram.data = partial.at + int64_t(gram->row) * partial.width;
+  job.gram.place_stride = partial.splits * size, job.gram.split_stride = size, job.gram.splits = partial.splits;
+  if (job.target.labels != nullptr && job.target.uniform == 0)
     return launch_add_up<kSparseClasses, false>(context, job, places);
-  if (splits > 1) {
-    const int64_t square = int64_t(b) * width;
+  if (partial.splits > 1) {
+    const int64_t square = int64_t(out.b) * partial.width;
     float* sums = context.make<float>(places * square);
     launch(context, "sum_splits", sum_splits_kernel, Grid{ceil_div(square, kDenseThreads), places}, kDenseThreads, 0,
            job.gram, square, sums);
-    job.gram = {sums, square, 0, 1};
+    job.gram.data = sums, job.gram.place_stride = square, job.gram.split_stride = 0, job.gram.splits = 1;
   }
   launch_add_up<kDenseClasses, true>(context, job, places);
-}
-
-void centre(const Context& context, const Draw& draw, const Block& block, bool first, Scale scale,
-            float* grad_attention) {
-  const int64_t tiles = ceil_div(block.rows, kCentreRows);
-  const int splits =
-      int(std::max<int64_t>(1, std::min(tiles, ceil_div(int64_t(context.processors) * 4, block.places))));
-  float* partial = context.make<float>(int64_t(block.places) * splits * block.width);
-  launch(context, "centre", centre_kernel, Grid{int64_t(block.places) * splits}, kCentreThreads,
-         kCentreRows * sizeof(float), block, splits, draw.b, draw.attention, partial);
-  if (draw.m == 1) scale.host = 0;  // one example has all the weight, exactly: rounding says otherwise
-  launch_add_up<kSparseClasses, false>(
-      context, {partial, splits, 1, block.width, {}, {}, scale, draw.b, 1, !first, grad_attention}, block.places);
 }
 
 }  // namespace multimix
