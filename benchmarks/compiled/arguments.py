@@ -63,6 +63,8 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         named["target"] = operands.Targets(LABELS, 1, 0, None)
     elif kernel is mix.mix_kernel:
         named["out_ptr"] = value
+    elif kernel is sums.centre_kernel:
+        named["plain_ptr"] = F32
     elif kernel.__name__ == "sample_kernel":
         named["out_ptr"] = low
     found = {}

@@ -1,7 +1,7 @@
 """What the compiler makes of the Triton kernels, target by target: `python -m benchmarks.compiled triton sm_90 gfx942`.
 
 Compiled ahead of time: no GPU is needed, and nothing is run. Fails where a kernel does not fit its GPU, a product has
-no matrix instructions, or one for sm_80 or sm_90 uses local memory.
+no matrix instructions, or one for sm_80 or sm_90 uses more local memory than four registers.
 """
 
 import argparse

@@ -106,7 +106,7 @@ _WIDE = {"tf32": Large(64, 64, 64, 8, 1, 2), "fp32": Large(32, 64, 32, 4, 1, 4)}
 NVIDIA = Family(
     lanes=32,
     large=_WIDE | _low(Large(rows=128, classes=128, depth=128, warps=8, stages=2, occupancy=1)),
-    two_accumulators=_WIDE | _low(Large(64, 64, 128, 8, 1, 1)),
+    two_accumulators=_WIDE | {"tf32": Large(64, 64, 32, 8, 1, 2)} | _low(Large(64, 64, 128, 8, 1, 1)),
     soft=_WIDE | _low(Large(64, 64, 64, 8, 2, 1)),
 )
 # Compiled code decides: more crowded pairs cost fewer instructions where nothing spills, and with two stages the
