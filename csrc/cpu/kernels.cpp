@@ -1,6 +1,6 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
-#include "cpu/few_loss.h"
-#include "cpu/few_mix.h"
+#include "cpu/few/loss.h"
+#include "cpu/few/mix.h"
 #include "cpu/loss.h"
 #include "cpu/mix.h"
 #include "cpu/mixed.h"

@@ -6,8 +6,8 @@
 // gradients of a wave of locations; nothing that grows with n.
 #pragma once
 
-#include "cpu/few_mixtures.h"
-#include "cpu/few_row.h"
+#include "cpu/few/mixtures.h"
+#include "cpu/few/row.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

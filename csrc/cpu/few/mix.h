@@ -5,7 +5,7 @@
 #pragma once
 
 #include "cpu/elements.h"
-#include "cpu/few_mixtures.h"
+#include "cpu/few/mixtures.h"
 
 namespace multimix {
 namespace MULTIMIX_ISA {

@@ -1,8 +1,8 @@
 // The mixtures of a tile of rows as the operators read them: weights in one type, drawn in another; the partial
-// gradients that they are scattered to. May include few_weights.h and schedule.h.
+// gradients that they are scattered to. May include few/weights.h and schedule.h.
 #pragma once
 
-#include "cpu/few_weights.h"
+#include "cpu/few/weights.h"
 #include "cpu/schedule.h"
 
 namespace multimix {

@@ -1,12 +1,12 @@
 // One row of c logits against the mixed target of few examples: its loss and gradient, in the first-level cache.
 //
-// The formulas, masks and digits near zero are those of loss_tile.h. May include few_weights.h and operands.h.
+// The formulas, masks and digits near zero are those of loss_tile.h. May include few/weights.h and operands.h.
 #pragma once
 
 #include <cmath>
 #include <limits>
 
-#include "cpu/few_weights.h"
+#include "cpu/few/weights.h"
 #include "cpu/operands.h"
 #include "cpu/vector_math.h"
 
