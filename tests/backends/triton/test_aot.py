@@ -38,6 +38,6 @@ def test_faults_are_found():
     case = next(case for target, case in ALL if target == "sm_90" and case.needs_matrix_instructions)
     good = dict(registers=255, spills=0, lanes=0, local=0, shared=227 << 10, instructions=9, counts={})
     good |= dict(matrix={"HGMMA": 1})
-    changes = [{}, dict(matrix={}), dict(spills=8), dict(local=2, shared=1 << 30)]
+    changes = [{}, dict(matrix={}), dict(spills=24), dict(local=2, shared=1 << 30), dict(spills=16, local=4)]
     found = [len(aot.faults(aot.Report("sm_90", case, **(good | change)))) for change in changes]
-    assert found == [0, 1, 1, 2]
+    assert found == [0, 1, 1, 2, 0]
