@@ -132,7 +132,7 @@ SANITIZERS := -fsanitize=address,undefined -fno-sanitize-recover=undefined -g -O
 test-sanitized: $(VENV)/with-test
 	MULTIMIX_BUILD=cpu CXXFLAGS="$(SANITIZERS)" $(BIN)/python setup.py -q build --build-lib $(SANITIZED) --build-temp build/temp.sanitized
 	cp -r tests pyproject.toml $(SANITIZED)
-	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0 \
+	cd $(SANITIZED) && ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
 	  LD_PRELOAD="$$($${CXX:-c++} -print-file-name=libasan.so) $$($${CXX:-c++} -print-file-name=libstdc++.so)" \
 	  "$(abspath $(BIN))/python" -m pytest tests/backends/test_cpu.py -k 'not instruction_sets' $(ARGS)
 
