@@ -11,7 +11,7 @@ CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # How long it takes on two cores.
 DEMO_TIME := about 5 minutes, with ARGS=--quick under 1 minute
-TEST_TIME := about 10 minutes
+TEST_TIME := 10 to 15 minutes
 
 LINUX := $(filter Linux,$(shell uname))
 BIN := $(VENV)/bin
