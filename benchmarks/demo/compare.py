@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from .data import Dataset
-from .methods import METHODS
 from .settings import Settings
 from .train import mixing_ms, train
+from .variants import find_method
 
 STEPS = 100
 EARLY = 10  # steps before rounding differences have had time to grow
@@ -18,12 +18,12 @@ def compare(data: Dataset, methods: list[str], backends: Sequence[str], settings
     lines = []
     for name in methods:
         losses = []
-        lines.append(f"{METHODS[name].label}, {settings.steps} steps on {data.name}, n = {settings.n}:")
+        lines.append(f"{find_method(name).label}, {settings.steps} steps on {data.name}, n = {settings.n}:")
         for backend in backends:
             chosen = replace(settings, backend=backend)
-            trained = train(data, METHODS[name], 0, chosen)
+            trained = train(data, find_method(name), 0, chosen)
             losses.append(trained.losses)
-            alone = mixing_ms(trained, data, METHODS[name], chosen)
+            alone = mixing_ms(trained, data, find_method(name), chosen)
             lines.append(f"  {backend:<10} {trained.step_ms:8.2f} ms a step, {alone:8.2f} ms the mixing step alone")
         differences = [abs(a - b) for a, b in zip(*losses, strict=True)]
         lines.append(

@@ -35,6 +35,19 @@ class Dataset:
         chosen = order[torch.argsort(rank, stable=True)[:examples]]
         return replace(self, x=self.x[chosen], y=self.y[chosen])
 
+    def validation(self, examples: int, seed: int = 0) -> "Dataset":
+        """Training examples put aside in the place of the test set, which stays unseen."""
+        order = torch.randperm(len(self.y), generator=torch.Generator().manual_seed(seed))
+        aside, kept = order[:examples], order[examples:]
+        return replace(self, x=self.x[kept], y=self.y[kept], x_test=self.x[aside], y_test=self.y[aside])
+
+    def mislabelled(self, part: float, seed: int) -> "Dataset":
+        """A part of the training examples, drawn at random, with another class than theirs."""
+        generator = torch.Generator().manual_seed(seed)
+        wrong = torch.rand(len(self.y), generator=generator) < part
+        other = (self.y + torch.randint(1, self.classes, self.y.shape, generator=generator)) % self.classes
+        return replace(self, y=torch.where(wrong, other, self.y))
+
     def to(self, device: str) -> "Dataset":
         """The same data on a device."""
         moved = {key: getattr(self, key).to(device) for key in ("x", "y", "x_test", "y_test")}

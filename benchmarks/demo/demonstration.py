@@ -6,10 +6,10 @@ from ..progress import Progress
 from . import measures, picture, report
 from .costs import measure_costs
 from .data import Dataset
-from .methods import METHODS
 from .results import Results
 from .settings import Settings
 from .train import GEOMETRY, measure, train
+from .variants import find_method
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 
@@ -57,9 +57,9 @@ def _run_all(
     with Progress(len(jobs) * settings.steps, unit="step") as progress:
         results.costs = measure_costs(settings, sizes, progress.say)
         for seed, whole, examples, name in jobs:
-            progress.say(f"{whole.name}:{examples} {METHODS[name].label}, seed {seed}")
+            progress.say(f"{whole.name}:{examples} {find_method(name).label}, seed {seed}")
             data = whole.subset(examples, seed).to(settings.device)
-            trained = train(data, METHODS[name], seed, settings, progress.advance)
+            trained = train(data, find_method(name), seed, settings, progress.advance)
             results.runs.append(measure(trained, data, name, seed, settings))
             results.save(file)
             if seed == 0 and (whole, examples) == cases[0]:

@@ -1,4 +1,4 @@
-"""Data sets of the user's own: CIFAR's Python pickles, or a folder of images for each class."""
+"""Data sets in folders: IDX files, CIFAR's Python pickles, or a folder of images for each class."""
 
 import pickle
 from pathlib import Path
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .data import Dataset, make
+from .idx import has_idx, load_idx
 
 EXTENSIONS = {".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp"}
 # All that the published CIFAR files name; a pickle may otherwise run any code.
@@ -18,12 +19,16 @@ def load_path(path: Path, image_size: int = 32) -> Dataset:
     """The data set in a directory, read whole into memory.
 
     Args:
-        path: CIFAR-10 or CIFAR-100 in its Python version, or train/ and val/ with a folder of images for each class.
-        image_size: width and height to which images are resized; CIFAR stays as it is.
+        path: Fashion-MNIST or MNIST as IDX files (also in FashionMNIST/raw, where torchvision puts them), CIFAR-10 or
+            CIFAR-100 in its Python version, or train/ and val/ with a folder of images for each class.
+        image_size: width and height to which images are resized; the first two stay as they are.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: it is none of them.
     """
+    for folder in (path, path / "raw", path / "FashionMNIST" / "raw"):
+        if has_idx(folder):
+            return load_idx(folder, path.name)
     if (path / "data_batch_1").is_file() and (path / "test_batch").is_file():
         return _cifar(path, sorted(path.glob("data_batch_*")), path / "test_batch", b"labels")
     if (path / "train").is_file() and (path / "test").is_file():
@@ -32,8 +37,8 @@ def load_path(path: Path, image_size: int = 32) -> Dataset:
         return _image_folders(path, image_size)
     raise ValueError(
         f"data: {path} {'is not a directory' if not path.is_dir() else 'is not a data set'}; accepted: a directory "
-        "with CIFAR's Python pickles (data_batch_1 ... test_batch, or train and test), or one with train/ and val/, "
-        "each with a folder of images for each class"
+        "with IDX files, one with CIFAR's Python pickles (data_batch_1 ... test_batch, or train and test), or one "
+        "with train/ and val/, each with a folder of images for each class"
     )
 
 

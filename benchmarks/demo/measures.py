@@ -6,13 +6,35 @@ from torch import Tensor
 
 from .models import Network
 
+BINS = 15  # of confidence, as usual for the expected calibration error
+
 
 @torch.no_grad()
+def predictions(model: Network, x: Tensor) -> Tensor:
+    """Logits (N, c)."""
+    model.eval()
+    return torch.cat([model(part) for part in x.split(1000)])
+
+
 def accuracy(model: Network, x: Tensor, y: Tensor) -> float:
     """The part of the examples that is classified rightly."""
-    model.eval()
-    parts = zip(x.split(1000), y.split(1000), strict=True)
-    return sum(int((model(part).argmax(1) == label).sum()) for part, label in parts) / len(y)
+    return int((predictions(model, x).argmax(1) == y).sum()) / len(y)
+
+
+def negative_log_likelihood(logits: Tensor, y: Tensor) -> float:
+    """Mean cross-entropy (nats) of logits (N, c) and class indices (N,)."""
+    return float(F.cross_entropy(logits.double(), y))
+
+
+def calibration_error(logits: Tensor, y: Tensor) -> float:
+    """Expected calibration error: |accuracy - confidence| of equal bins of confidence, weighted by their examples.
+
+    Guo et al., "On calibration of modern neural networks", ICML 2017, equation 3.
+    """
+    confidence, predicted = torch.softmax(logits.double(), 1).max(1)
+    bins = (confidence * BINS).long().clamp_max(BINS - 1)
+    gap = (predicted == y).double() - confidence
+    return float(torch.zeros(BINS, dtype=gap.dtype, device=gap.device).index_add_(0, bins, gap).abs().sum() / len(y))
 
 
 @torch.no_grad()

@@ -22,6 +22,9 @@ PAPER = (0.5, 2.0)  # concentrations of the paper: with 128 examples, all mixtur
 SPARSE = (0.05, 0.2)  # a few examples make up most of a mixture; chosen among three ranges on seeds not shown here
 
 
+Alpha = float | tuple[float, float]
+
+
 class Mixing:
     """How to mix, and the randomness of mixing: all of it follows from the seed."""
 
@@ -44,19 +47,43 @@ def plain(model: Network, x: Tensor, y: Tensor, mixing: Mixing) -> Tensor:
     return F.cross_entropy(model(x), y)
 
 
-def multimix(model: Network, x: Tensor, y: Tensor, mixing: Mixing, alpha: tuple[float, float] = PAPER) -> Tensor:
-    """MultiMix: n convex combinations of all embeddings of the mini-batch."""
+def multimix(
+    model: Network,
+    x: Tensor,
+    y: Tensor,
+    mixing: Mixing,
+    alpha: Alpha = PAPER,
+    m: int | None = None,
+    n: int | None = None,
+) -> Tensor:
+    """MultiMix: n convex combinations of m embeddings of the mini-batch, or of all."""
     z = model.embed(x)
-    options: dict[str, Any] = dict(n=mixing.n, alpha=alpha, seed=mixing.seed(), backend=mixing.backend)
-    return multimix_cross_entropy(z, y, model.head.weight, model.head.bias, **options)
+    return multimix_cross_entropy(z, y, model.head.weight, model.head.bias, **_options(mixing, len(y), alpha, m, n, 1))
 
 
-def dense_multimix(model: Network, x: Tensor, y: Tensor, mixing: Mixing, alpha: tuple[float, float] = PAPER) -> Tensor:
+def dense_multimix(
+    model: Network,
+    x: Tensor,
+    y: Tensor,
+    mixing: Mixing,
+    alpha: Alpha = PAPER,
+    m: int | None = None,
+    n: int | None = None,
+    attention: str = "gap",
+    activation: str = "relu",
+) -> Tensor:
     """Dense MultiMix: the same at every location of the feature map, weighted by attention."""
     z = model.features(x)
-    n = max(1, mixing.n // z.shape[2:].numel())
-    options: dict[str, Any] = dict(n=n, alpha=alpha, seed=mixing.seed(), backend=mixing.backend)
+    options = _options(mixing, len(y), alpha, m, n, z.shape[2:].numel())
+    options |= dict(attention=attention, attention_activation=activation)
     return dense_multimix_cross_entropy(z, y, model.head.weight, model.head.bias, **options)
+
+
+def _options(mixing: Mixing, b: int, alpha: Alpha, m: int | None, n: int | None, locations: int) -> dict[str, Any]:
+    """What both losses are called with. All n mixtures of a step are shared out over the locations."""
+    each = max(1, (mixing.n if n is None else n) // locations)
+    of = None if m is None else min(m, b)
+    return dict(n=each, m=of, alpha=alpha, seed=mixing.seed(), backend=mixing.backend)
 
 
 def mixup(model: Network, x: Tensor, y: Tensor, mixing: Mixing, alpha: float = 1.0) -> Tensor:

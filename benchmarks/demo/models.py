@@ -1,11 +1,14 @@
-"""Small convolutional networks: a feature map, its mean over the locations, and a linear head."""
+"""Convolutional networks that two cores train: a feature map, its mean over the locations, and a linear head."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from multimix_kernels import MultiMixHead
 
 WIDTH = 48
+RESIDUAL = (16, 32, 64)  # channels of the residual network's stages
+LARGE = 20  # pixels from which on images get the residual network
 
 
 class Network(nn.Module):
@@ -29,7 +32,9 @@ class Network(nn.Module):
 
 
 def build(channels: int, spatial: tuple[int, ...], classes: int, seed: int) -> Network:
-    """A network for sequences or images, which it halves until they are 10 long or 4 wide."""
+    """A network that halves sequences or images until they are 10 long or 4 wide; `residual` for large images."""
+    if len(spatial) == 2 and min(spatial) >= LARGE:
+        return residual(channels, classes, seed)
     size, enough = max(spatial), 10 if len(spatial) == 1 else 4
     strides = []
     while size > enough:
@@ -41,6 +46,28 @@ def build(channels: int, spatial: tuple[int, ...], classes: int, seed: int) -> N
         torch.manual_seed(seed)
         stages = [_stage(len(spatial), *sizes) for sizes in zip(widths[:-1], widths[1:], strides, strict=True)]
         return Network(nn.Sequential(*stages), MultiMixHead(WIDTH, classes, dense=True))
+
+
+def residual(channels: int, classes: int, seed: int) -> Network:
+    """A residual network whose feature map is a quarter of the image: 7x7 of 28x28 (He et al., CVPR 2016)."""
+    first, second, last = RESIDUAL
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        stages = [_stage(2, channels, first, 1), _Residual(first, second), _Residual(second, last)]
+        return Network(nn.Sequential(*stages), MultiMixHead(last, classes, dense=True))
+
+
+class _Residual(nn.Module):
+    """Two convolutions, the first of which halves, and a projection past them."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.first = _stage(2, inputs, outputs, 2)
+        self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
+        self.past = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.second(self.first(x)) + self.past(x))
 
 
 def _stage(dimensions: int, inputs: int, outputs: int, stride: int) -> nn.Sequential:

@@ -8,9 +8,10 @@ import torch
 from multimix_kernels import multimix
 
 from .. import text
-from .methods import METHODS, PAPER, SPARSE
+from .methods import PAPER, SPARSE
 from .results import Case, Results, backend_name
 from .settings import COMPARABLE
+from .variants import find_method
 
 ACCURACIES = {"accuracy": "clean", "noise_accuracy": "noise", "shift_accuracy": "shift"}
 MARKS = {1: "+", -1: "-", 0: "~"}
@@ -23,7 +24,7 @@ def title(case: Case) -> str:
 
 def label(method: str) -> str:
     """A method in words."""
-    return METHODS[method].label
+    return find_method(method).label
 
 
 def table(results: Results) -> str:

@@ -16,6 +16,7 @@ class Settings:
     evaluations: int = 8  # points of a training curve
     noise: float = 0.5  # standard deviation of the noise added to test inputs, which have standard deviation 1
     shift: float = 0.125  # greatest shift of a test input, as a part of its length
+    augment: bool = False  # flips and shifts of the training images
     backend: str | None = None
     device: str = "cpu"
 

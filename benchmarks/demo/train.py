@@ -10,10 +10,12 @@ import torch
 from torch import nn
 
 from . import measures
+from .augment import augment
 from .data import Dataset
-from .methods import METHODS, Method, Mixing
+from .methods import Method, Mixing
 from .models import Network, build
 from .settings import Settings
+from .variants import find_method
 
 MIXING = 1 << 32  # keeps the mixing's seeds apart from those of initial weights and mini-batches
 GEOMETRY = 1000  # test examples whose pairs are compared
@@ -45,6 +47,8 @@ class Run:
     step_ms: float
     mixing_ms: float
     curve: list[tuple[int, float]]
+    nll: float | None = None  # of the clean test set, as is:
+    calibration: float | None = None
 
 
 def train(
@@ -72,7 +76,8 @@ def train(
         started = time.perf_counter()
         for _ in range(begin, end):
             chosen = torch.randperm(len(data.y), generator=batches)[:batch_size].to(data.x.device)
-            loss = method(model, data.x[chosen], data.y[chosen], mixing)
+            x = augment(data.x[chosen], batches) if settings.augment else data.x[chosen]
+            loss = method(model, x, data.y[chosen], mixing)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -107,7 +112,7 @@ def mixing_ms(trained: Trained, data: Dataset, method: Method, settings: Setting
 def measure(trained: Trained, data: Dataset, name: str, seed: int, settings: Settings) -> Run:
     """The figures of a trained network."""
     model, x, y = trained.model, data.x_test, data.y_test
-    z = measures.embeddings(model, x[:GEOMETRY])
+    z, logits = measures.embeddings(model, x[:GEOMETRY]), measures.predictions(model, x)
     return Run(
         dataset=data.name,
         examples=len(data.y),
@@ -119,6 +124,8 @@ def measure(trained: Trained, data: Dataset, name: str, seed: int, settings: Set
         alignment=measures.alignment(z, y[:GEOMETRY]),
         uniformity=measures.uniformity(z),
         step_ms=trained.step_ms,
-        mixing_ms=mixing_ms(trained, data, METHODS[name], settings),
+        mixing_ms=mixing_ms(trained, data, find_method(name), settings),
         curve=trained.curve,
+        nll=measures.negative_log_likelihood(logits, y),
+        calibration=measures.calibration_error(logits, y),
     )

@@ -206,7 +206,7 @@ def test_image_folders_without_images(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--data", "nowhere"], "nowhere is not a directory; accepted: a directory with CIFAR"),
+        (["--data", "nowhere"], "nowhere is not a directory; accepted: a directory with IDX files, one with CIFAR"),
         (["--methods", "cutmix"], "invalid choice: 'cutmix'"),
         (["--datasets", "imagenet"], "invalid choice: 'imagenet'"),
         (["--datasets", "digits", "--train-examples", "5"], "10 classes and 1198 training examples, got 5"),

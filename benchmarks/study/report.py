@@ -1,0 +1,109 @@
+"""The study in words and one table, both made from the figures."""
+
+from scipy.stats import ttest_rel
+
+from .. import text
+from ..demo.report import label
+from ..demo.results import Case, Results
+from .experiments import LEARNING_RATES, METHODS
+from .jobs import Study
+
+SURE = 0.05  # of the paired test, divided by the number of methods compared (Bonferroni)
+
+
+def p_value(results: Results, case: Case, method: str, figure: str = "accuracy") -> float | None:
+    """Of a paired t-test against plain with the same seeds, two-sided; None with fewer than three or no difference."""
+    plain = {run.seed: getattr(run, figure) for run in results.of(case, "plain")}
+    pairs = [(getattr(run, figure), plain[run.seed]) for run in results.of(case, method) if run.seed in plain]
+    if len(pairs) < 3 or len({a - b for a, b in pairs}) == 1:
+        return None
+    return float(ttest_rel(*zip(*pairs, strict=True)).pvalue)
+
+
+def sure(results: Results, case: Case, method: str) -> int:
+    """1 or -1 where a method's accuracy is above or below plain's for sure, else 0."""
+    others = [m for m in results.methods(case) if m in METHODS and m != "plain"]
+    p = p_value(results, case, method)
+    if p is None or p > SURE / max(1, len(others)):
+        return 0
+    return 1 if results.gain(case, method, "accuracy")[0] > 0 else -1
+
+
+def render(study: Study) -> str:
+    """Markdown: the sentence, the table, and how to read it."""
+    return "\n\n".join([sentence(study), table(study), _legend(study)])
+
+
+def table(study: Study) -> str:
+    """A row for each method: accuracy on every training set, and on the first one what else is measured."""
+    results, cases = study.results, study.results.cases()
+    first = cases[0]
+    header = ["method", *(f"{case[0]}, %" for case in cases), "NLL", "ECE, %", "noise, %", "shift, %", "alignment",
+              "uniformity", "step, ms", "mixing"]  # fmt: skip
+    body = []
+    for method in (m for m in METHODS if m in results.methods(first)):
+        extra = [results.mean(first, method, figure) for figure in
+                 ("nll", "calibration", "noise_accuracy", "shift_accuracy", "alignment", "uniformity")]  # fmt: skip
+        step, mixing = (results.median(first, method, figure) for figure in ("step_ms", "mixing_ms"))
+        body.append([
+            label(method), *(_accuracy(results, case, method) for case in cases), f"{extra[0]:.3f}",
+            *(f"{100 * value:.1f}" for value in extra[1:4]), f"{extra[4]:.2f}", f"{extra[5]:.2f}", f"{step:.0f}",
+            f"{100 * mixing / step:.0f} %",
+        ])  # fmt: skip
+    return text.table(header, body, markdown=True)
+
+
+def sentence(study: Study) -> str:
+    """What the figures say, whichever way they fall."""
+    results = study.results
+    parts = []
+    for case in results.cases():
+        methods = [m for m in METHODS if m in results.methods(case)]
+        gains = {m: 100 * results.gain(case, m, "accuracy")[0] for m in methods if m != "plain"}
+        if not gains or "plain" not in methods:
+            continue
+        best = max(gains, key=lambda m: gains[m])
+        how = {1: "surely above", -1: "surely below", 0: "not surely different from"}[sure(results, case, best)]
+        parts.append(
+            f"{case[0]}: best is {label(best)}, {gains[best]:+.1f} points and {how} plain training's "
+            f"{100 * results.mean(case, 'plain', 'accuracy'):.1f} %"
+        )
+    reliable = [
+        m for m in METHODS if m != "plain" and (at := [c for c in results.cases() if m in results.methods(c)])
+        and len(at) > 1 and all(sure(results, case, m) == 1 for case in at)
+    ]  # fmt: skip
+    end = f"Above plain on every training set: {', '.join(map(label, reliable))}." if reliable else (
+        "No method is surely above plain on every training set."
+    )  # fmt: skip
+    return f"{'; '.join(parts)}. {end}"
+
+
+def _accuracy(results: Results, case: Case, method: str) -> str:
+    if method not in results.methods(case):
+        return "-"
+    mean, spread = results.mean(case, method, "accuracy"), results.spread(case, method, "accuracy")
+    mark = {1: " +", -1: " -", 0: ""}[sure(results, case, method)]
+    return f"{100 * mean:.1f}" + (f" ± {100 * spread:.1f}" if spread == spread else "") + mark
+
+
+def _legend(study: Study) -> str:
+    rates = {m: study.learning_rate(m) for m in study.search}
+    chosen = "; ".join(f"{label(m)} {rate:g}" for m, rate in rates.items())
+    costs = ", ".join(f"{cost.peer}: {text.duration(cost.seconds)}" for cost in study.results.costs)
+    seeds = {case: len({run.seed for run in study.results.of(case, "plain")}) for case in study.results.cases()}
+    steps = {case[0]: study.results.of(case)[0].curve[-1][0] for case in study.results.cases()}
+    of = study.provenance
+    told = [
+        f"Mean ± spread over {', '.join(dict.fromkeys(map(str, seeds.values())))} seeds; seeds draw other training "
+        f"examples, too. + or -: above or below plain by a paired t-test at {SURE} divided by the methods compared. "
+        f"Steps: {', '.join(f'{title}: {count}' for title, count in steps.items())}. NLL, ECE (expected calibration "
+        "error), test images with noise and shifted, alignment and uniformity of embeddings, and times are of the "
+        "first training set. mixing: the part of a step that the loss from feature maps takes.",
+        f"Each method trains with the learning rate of {', '.join(f'{r:g}' for r in LEARNING_RATES)} that was best on "
+        f"a validation split with one seed: {chosen}." if chosen else "",
+        f"The mixing step alone, {study.settings.n} mixtures over 7x7 locations: {costs}." if costs else "",
+        "X / Y: X on half of the steps, Y on the others.",
+        f"{of.get('device_name', 'unknown')}; torch {of.get('torch')}; backend {of.get('backend')!r}; "
+        f"{of.get('date', '')[:10]}." if of else "",
+    ]  # fmt: skip
+    return " ".join(part for part in told if part)
