@@ -9,13 +9,14 @@ import sys
 from pathlib import Path
 
 from .cases import CASES, FEW
+from .files import replace_section
 from .results import RESULTS, few, grouped, latest, ok, read_all
 from .speed.plots import draw_all
 from .system import ROOT, busy, slug
 from .tables import fastest_peer, memory_table, sampler_table, speed_up
 from .text import duration, number, ratio, table
 
-BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+SECTION = "benchmarks"
 _PEERS = ("paper", "paper-compiled", "linear-ce", "scores", "scores-compiled")
 _PAIRS = ("pairs", "pairs-compiled", "scores", "scores-compiled")
 _LEGEND = """\
@@ -42,18 +43,6 @@ def render(rows: list[dict], results: Path, readme_folder: Path) -> str:
     return "\n\n".join(parts)
 
 
-def replace_section(text: str, section: str) -> str:
-    """The README with another section between the marks.
-
-    Raises:
-        ValueError: it does not have each mark once, in order.
-    """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"expected {BEGIN} and {END}, once each and in this order")
-    before, rest = text.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{section}\n\n{END}{rest.split(END)[1]}"
-
-
 def main(arguments: list[str] | None = None) -> int:
     """Write or check, and return the exit code."""
     parser = argparse.ArgumentParser("python -m benchmarks.readme", description="Results into README.md")
@@ -64,14 +53,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         old = options.readme.read_text()
-        new = replace_section(old, render(read_all(options.results), options.results, options.readme.parent))
+        new = replace_section(old, render(read_all(options.results), options.results, options.readme.parent), SECTION)
     except (OSError, ValueError) as error:
         print(f"{options.readme}: {error}", file=sys.stderr)
         return 2
     if options.pictures and not options.check:
         for folder in sorted({path.parent for path in options.results.glob("*/*.jsonl")}):
             draw_all(latest(folder.glob("*.jsonl")), folder)
-        new = replace_section(old, render(read_all(options.results), options.results, options.readme.parent))
+        new = replace_section(old, render(read_all(options.results), options.results, options.readme.parent), SECTION)
     if old == new:
         return 0
     if options.check:

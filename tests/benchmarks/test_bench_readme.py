@@ -5,6 +5,9 @@ import json
 import pytest
 
 from benchmarks import readme, results
+from benchmarks.files import marks
+
+BEGIN, END = marks(readme.SECTION)
 
 COMMON = {
     "device_name": "Box, 2 threads", "device": "cpu", "driver": None, "threads": 2, "python": "3.11", "torch": "2.13",
@@ -50,7 +53,7 @@ def files(tmp_path):
     (results / "standard.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     (results / "overview.png").touch()
     text = tmp_path / "README.md"
-    text.write_text(f"# Title\n\n{readme.BEGIN}\nold\n{readme.END}\n\nAfter.\n")
+    text.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nAfter.\n")
 
     def run(*arguments):
         return readme.main(["--readme", str(text), "--results", str(tmp_path / "results"), *arguments])
@@ -64,8 +67,8 @@ def test_writes_between_the_marks_and_nowhere_else(files):
     assert "old" in text.read_text()
     assert run() == 0
     written = text.read_text()
-    assert written.startswith(f"# Title\n\n{readme.BEGIN}\n\nMeasured by")
-    assert written.endswith(f"{readme.END}\n\nAfter.\n")
+    assert written.startswith(f"# Title\n\n{BEGIN}\n\nMeasured by")
+    assert written.endswith(f"{END}\n\nAfter.\n")
     assert "old" not in written
     assert run("--check") == 0
     assert run() == 0
@@ -147,7 +150,7 @@ def test_nothing_measured_says_so():
     assert "- GPU (`triton` and `cuda`): not measured yet." in written
 
 
-@pytest.mark.parametrize("content", ["", readme.BEGIN, f"{readme.END}{readme.BEGIN}"])
+@pytest.mark.parametrize("content", ["", BEGIN, f"{END}{BEGIN}"])
 def test_a_readme_without_marks_is_left_alone(files, content, capsys):
     run, text = files
     text.write_text(content)
