@@ -5,18 +5,20 @@ pictures beside the results again.
 """
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
 from .cases import CASES, FEW
-from .files import replace_section
+from .files import marks, replace_section
 from .results import RESULTS, few, grouped, latest, ok, read_all
 from .speed.plots import draw_all
 from .system import ROOT, busy, slug
 from .tables import fastest_peer, memory_table, sampler_table, speed_up
 from .text import duration, number, ratio, table
 
-SECTION = "benchmarks"
+SECTION, STUDY = "benchmarks", "study"
+STUDY_COMMAND = "python -m benchmarks.demo --data fashion-mnist --study"
 _PEERS = ("paper", "paper-compiled", "linear-ce", "scores", "scores-compiled")
 _PAIRS = ("pairs", "pairs-compiled", "scores", "scores-compiled")
 _LEGEND = """\
@@ -53,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         old = options.readme.read_text()
-        new = replace_section(old, render(read_all(options.results), options.results, options.readme.parent), SECTION)
+        new = _written(old, options.results, options.readme.parent)
     except (OSError, ValueError) as error:
         print(f"{options.readme}: {error}", file=sys.stderr)
         return 2
     if options.pictures and not options.check:
         for folder in sorted({path.parent for path in options.results.glob("*/*.jsonl")}):
             draw_all(latest(folder.glob("*.jsonl")), folder)
-        new = replace_section(old, render(read_all(options.results), options.results, options.readme.parent), SECTION)
+        new = _written(old, options.results, options.readme.parent)
     if old == new:
         return 0
     if options.check:
@@ -68,6 +70,29 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     options.readme.write_text(new)
     return 0
+
+
+def _written(text: str, results: Path, readme_folder: Path) -> str:
+    """The README with both sections; that of the study only where it has a place."""
+    text = replace_section(text, render(read_all(results), results, readme_folder), SECTION)
+    return replace_section(text, _study(results, readme_folder), STUDY) if marks(STUDY)[0] in text else text
+
+
+def _study(results: Path, readme_folder: Path) -> str:
+    """The table and the picture of the newest study."""
+    files = sorted(results.glob("*/study.json"), key=lambda file: json.loads(file.read_text())["provenance"]["date"])
+    if not files:
+        return f"Not run yet: `{STUDY_COMMAND}`."
+    from .study import report
+    from .study.jobs import Study
+
+    parts = [f"Measured by `{STUDY_COMMAND}`.", report.render(Study.load(files[-1]))]
+    picture = files[-1].with_suffix(".png")
+    if picture.exists() and picture.is_relative_to(readme_folder):
+        parts.insert(
+            1, f"![Accuracy of methods against plain training]({picture.relative_to(readme_folder).as_posix()})"
+        )
+    return "\n\n".join(parts)
 
 
 def _device(name: str, dtype: str, rows: list[dict], results: Path, readme_folder: Path) -> list[str]:

@@ -2,7 +2,7 @@
 
 For each, a fresh environment outside the source tree gets that torch and the wheel, and runs the tests of
 `tests/installed.txt`; the outcome becomes a row of `benchmarks/results/support.json` and of the table in
-docs/installation.md. Rows of other pairs stay. PyPI has CUDA builds of torch, several GB each: the environments are made
+docs/installation.md. Rows of other pairs stay. PyPI has CUDA builds of torch, several GB each: environments are made
 in `--folder`, one at a time, and removed.
 """
 

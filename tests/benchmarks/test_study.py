@@ -12,6 +12,7 @@ import torch
 for package in ("matplotlib", "mnist1d", "PIL", "scipy", "sklearn"):
     pytest.importorskip(package)
 
+from benchmarks import readme
 from benchmarks.demo import __main__ as command
 from benchmarks.demo import data, idx, measures, train
 from benchmarks.demo.augment import REACH, augment
@@ -19,6 +20,7 @@ from benchmarks.demo.methods import Mixing
 from benchmarks.demo.models import build
 from benchmarks.demo.settings import Settings
 from benchmarks.demo.variants import find_method
+from benchmarks.files import marks
 from benchmarks.study import command as study_command
 from benchmarks.study import experiments, jobs, report
 from benchmarks.study.experiments import ABLATIONS, DENSE_PAIRS, METHODS, PAIRS
@@ -182,6 +184,23 @@ def test_a_study_is_cut_short_and_goes_on(images, tmp_path, monkeypatch, capsys)
     assert (tmp_path / "study.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="a study with other settings"):
         study_command.study(images, replace(SMALL, n=50), tmp_path, quick=True)
+
+
+def test_the_readme_shows_the_newest_study(tmp_path):
+    begin, end = marks(readme.STUDY)
+    page = tmp_path / "README.md"
+    page.write_text(f"{begin}\n{end}\n" + "\n".join(marks(readme.SECTION)))
+    arguments = ["--readme", str(page), "--results", str(tmp_path / "results")]
+    assert readme.main(arguments) == 0
+    assert "Not run yet: `python -m benchmarks.demo --data fashion-mnist --study`" in page.read_text()
+    folder = tmp_path / "results" / "box"
+    folder.mkdir(parents=True)
+    made_study({"plain": [0.8, 0.81], PAIRS: [0.82, 0.83]}).save(folder / "study.json")
+    (folder / "study.png").touch()
+    assert readme.main(arguments) == 0
+    assert "| MultiMix, m = 2, α = 1" in page.read_text()
+    assert "](results/box/study.png)" in page.read_text()
+    assert readme.main([*arguments, "--check"]) == 0
 
 
 def made_study(accuracies: dict[str, list[float]]) -> jobs.Study:
