@@ -8,6 +8,8 @@ from torch import Tensor
 # Training sizes shown unless the user asks for others: few examples, and plenty.
 SIZES = {"mnist1d": (1000, 4000), "digits": (100,)}
 
+TITLES = {"mnist1d": "MNIST-1D", "digits": "scikit-learn's digits", "fashion-mnist": "Fashion-MNIST"}
+
 
 @dataclass(frozen=True)
 class Dataset:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..speed.growth import along_n
 from ..speed.style import PARAMETERS, WIDTH
-from .report import label
+from .report import label, title
 from .results import Case, Results
 
 matplotlib.use("Agg")
@@ -72,7 +72,7 @@ def draw(results: Results, planes: Planes, path: Path) -> None:
 
 
 def _title(case: Case) -> str:
-    return f"{case[0]}\n{case[1]:,} training examples"
+    return title(case).replace(", ", "\n", 1)
 
 
 def _spread(results: Results, sign: str) -> str:
@@ -111,11 +111,11 @@ def _costs(area: Any, results: Results) -> None:
     )
     panels = (("memory beyond inputs and gradients", "peak_bytes"), ("time", "seconds"))
     grid = area.subplots(1, 2)
-    for axes, (title, figure) in zip(grid, panels, strict=True):
+    for axes, (name, figure) in zip(grid, panels, strict=True):
         lines: dict[str, list[tuple[int, float]]] = {}
         for cost in results.costs:
             lines.setdefault(cost.peer, []).append((cost.n, getattr(cost, figure)))
-        along_n(axes, lines, figure == "peak_bytes", title)
+        along_n(axes, lines, figure == "peak_bytes", name)
     area.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
 
 
@@ -142,7 +142,7 @@ def _curves(area: Any, results: Results, cases: list[Case]) -> None:
 
 def _embeddings(area: Any, planes: Planes, results: Results, case: Case) -> None:
     area.suptitle(
-        f"Test embeddings in two dimensions, coloured by class ({case[0]}, {case[1]:,} training examples)\n"
+        f"Test embeddings in two dimensions, coloured by class ({title(case)})\n"
         "low alignment: classes are tight; low uniformity: embeddings are spread out",
         weight="bold",
     )

@@ -8,6 +8,7 @@ import torch
 from multimix_kernels import multimix
 
 from .. import text
+from .data import TITLES
 from .methods import PAPER, SPARSE
 from .results import Case, Results, backend_name
 from .settings import COMPARABLE
@@ -19,7 +20,7 @@ MARKS = {1: "+", -1: "-", 0: "~"}
 
 def title(case: Case) -> str:
     """A case in words."""
-    return f"{case[0]}, {case[1]:,} training examples"
+    return f"{TITLES.get(case[0], case[0])}, {case[1]:,} training examples"
 
 
 def label(method: str) -> str:

@@ -207,7 +207,7 @@ def test_image_folders_without_images(tmp_path):
     ("arguments", "message"),
     [
         (["--data", "nowhere"], "nowhere is not a directory; accepted: a directory with IDX files, one with CIFAR"),
-        (["--methods", "cutmix"], "invalid choice: 'cutmix'"),
+        (["--methods", "cutmix"], "there is no 'cutmix'; there are plain, mixup"),
         (["--datasets", "imagenet"], "invalid choice: 'imagenet'"),
         (["--datasets", "digits", "--train-examples", "5"], "10 classes and 1198 training examples, got 5"),
         (["--datasets", "digits", "--backend", "abacus"], "there is no backend 'abacus'"),
