@@ -186,7 +186,7 @@ def mixed_cross_entropy(
     if attention is not None:
         arguments.check_attention(attention, b, spatial, scores)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
-    name = backends.choose(backend, scores.device, scores.dtype).name
+    name = backends.choose(backend, scores.device, scores.dtype, "mixed_cross_entropy").name
     _reserve_rows(reduction, draw, spatial, scores)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
@@ -227,7 +227,8 @@ def multimix(
     if attention is not None:
         arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
-    return _mix(input, attention, None, backends.choose(backend, input.device, input.dtype).name, draw)
+    name = backends.choose(backend, input.device, input.dtype, "mix").name
+    return _mix(input, attention, None, name, draw)
 
 
 def sample_dirichlet(
@@ -268,7 +269,7 @@ def sample_dirichlet(
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
-    name = backends.choose(backend, device, dtype).name
+    name = backends.choose(backend, device, dtype, "sample").name
     reserve(f"weights of n = {draw.n} rows of b = {b} examples", (draw.n, b, *spatial), dtype, device)
     weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
     return weights.permute(1, 2, 0).reshape(draw.n, b, *spatial)
@@ -289,7 +290,7 @@ class _Head:
         """By mixing scores, or in the order of the paper for a backend that does."""
         b, _, *spatial = self.input.shape
         draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, self.input.device)
-        row = backends.choose(backend, self.input.device, self.input.dtype)
+        row = backends.choose(backend, self.input.device, self.input.dtype, "mixed_cross_entropy")
         ignored = arguments.ignored_examples(self.target, self.ignore_index)
         options = LossOptions(self.label_smoothing, self.ignore_index, REDUCTIONS[self.reduction])
         if row.mixes_embeddings:

@@ -1,0 +1,61 @@
+"""The hash of the library's kernels, and a mark of their files that costs less to take."""
+
+import hashlib
+import os
+from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from .. import native
+
+_PACKAGE = Path(__file__).parents[2]
+_TRITON = _PACKAGE / "backends" / "triton"
+
+
+def _files() -> list[Path]:
+    """All that decides what a GPU computes."""
+    return [*sorted(_TRITON.rglob("*.py")), native.library("cuda")]
+
+
+def hashes() -> dict[str, str]:
+    """Of the contents, by backend; "none" where there is nothing."""
+    *sources, library = _files()
+    found = {}
+    for name, paths in (("triton", sources), ("cuda", [library])):
+        digest = hashlib.sha256()
+        for path in paths:
+            if path.exists():
+                digest.update(path.name.encode() + b"\0" + path.read_bytes())
+        found[name] = digest.hexdigest()[:16] if any(path.exists() for path in paths) else "none"
+    return found
+
+
+@cache
+def triton_version() -> str:
+    """As its package says; "none" if it is not installed."""
+    try:
+        return metadata.version("triton")
+    except metadata.PackageNotFoundError:
+        return "none"
+
+
+@cache
+def _marked() -> list[str]:
+    """What changes whenever the kernels or Triton do: in a clone every file, in an installation what pip writes."""
+    installed = native.DIRECTORY / "build.json"
+    clone = (native.SOURCE / "setup.py").exists() or not installed.exists()
+    spec = find_spec("triton")
+    return [str(path) for path in (_files() if clone else [installed])] + ([spec.origin] if spec and spec.origin else [])
+
+
+def mark() -> str:
+    """Of sizes and times of change. As long as it stays, the hashes do."""
+    found = []
+    for path in _marked():
+        try:
+            state = os.stat(path)
+        except OSError:
+            continue
+        found.append(f"{state.st_size},{state.st_mtime_ns}")
+    return hashlib.sha1(";".join(found).encode()).hexdigest()
