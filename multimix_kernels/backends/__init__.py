@@ -71,9 +71,7 @@ def _to_verify(device_type: str, index: int | None) -> list[str]:
     return [row.name for row in rows if row.missing(index) is None]
 
 
-def best(
-    device_type: str, index: int | None, dtype: torch.dtype, operation: str, may_check: bool = True
-) -> str | None:
+def best(device_type: str, index: int | None, dtype: torch.dtype, operation: str, may_check: bool = True) -> str | None:
     """The backend where none is named; None where no backend takes the dtype.
 
     Args:
@@ -151,10 +149,13 @@ def available_backends() -> dict[str, Availability]:
     return found
 
 
-def choose(name: str | None, device: torch.device, dtype: torch.dtype, operation: str) -> Backend:
+def choose(
+    name: str | None, device: torch.device, dtype: torch.dtype, operation: str = "mixed_cross_entropy"
+) -> Backend:
     """The named backend, else the one MULTIMIX_BACKEND names, else the best one for these operands.
 
-    On a GPU that is the fastest of those that are verified there; the first call of a process may have to check them.
+    On a GPU that is the fastest of those that are verified there for the operation, one of `plan.OPERATIONS`; the first
+    call of a process may have to check them.
 
     Raises:
         ValueError: no such backend, or it does not take this device or dtype.

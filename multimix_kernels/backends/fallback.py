@@ -26,7 +26,7 @@ def _clauses(reasons: Mapping[str, Reason]) -> str:
         for name, why in reasons.items()
     ]
     if any(why.missing is None for why in reasons.values()):
-        clauses.append(f"to check it again: {VERIFY}")
+        clauses.append(f"to verify now: {VERIFY}")
     return "; ".join(clauses)
 
 

@@ -95,13 +95,10 @@ _MIX_MORE = (
 
 def cases(operator: str, thorough: bool = False) -> tuple[Case, ...]:
     """Those of an operator other than `sample`; `thorough`: more of them."""
-    if operator.startswith("mix_") or operator == "mix":
-        found = _MIX + (_SUPER,)
-        more = _MIX_MORE
-    else:
-        found = _LOSS + ((_SUPER,) if operator == "mixed_cross_entropy" else ())
-        more = _LOSS_MORE
-    return found + more if thorough else found
+    if operator in ("mix", "mix_backward"):
+        return (*_MIX, _SUPER, *(_MIX_MORE if thorough else ()))
+    large = (_SUPER,) if operator == "mixed_cross_entropy" else ()
+    return (*_LOSS, *large, *(_LOSS_MORE if thorough else ()))
 
 
 def _randn(*shape: int, seed: int) -> Tensor:

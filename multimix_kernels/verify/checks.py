@@ -134,9 +134,7 @@ def _with_streams_and_graph(device: Device, run: Run, found: tuple[Tensor, ...],
 
 def _same(some, others) -> bool:
     """Equal bits, NaN among them."""
-    return all(
-        torch.equal(_bits(x), _bits(y)) for x, y in zip(some, others, strict=True)
-    )
+    return all(torch.equal(_bits(x), _bits(y)) for x, y in zip(some, others, strict=True))
 
 
 def _bits(x: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         lock.open()
     except OSError as error:
-        return _cannot(f"nothing can be kept in {store.folder()} ({error.strerror}); set MULTIMIX_CACHE to another folder")
+        return _cannot(store.unwritable(error))
     try:
         while not lock.take():
             time.sleep(1)

@@ -10,11 +10,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..backends.contract import compute_dtype, flat
+from .. import ops
+from ..backends.contract import compute_dtype
 from ..backends.reference.equations import probabilities
 from ..backends.verdicts.plan import DTYPES
-from ..ops import OPERATORS
-from .cases import Case, arguments
+from .cases import IGNORE, Case, arguments
 from .formulas import Plain, Result
 
 RELATIVE = 1e-6
@@ -30,8 +30,8 @@ class Expected(NamedTuple):
 @lru_cache(256)
 def expected(operator: str, case: Case, kind: str) -> list[Expected]:
     """By the reference in float64, on the CPU; the weights are those of the stream."""
-    call = [_wide(x, operator) for x in arguments(operator, case, kind)]
-    exact = OPERATORS["reference"][operator](*flat(operator, call))
+    call = map(_wide, arguments(operator, case, kind))
+    exact = ops.call("reference", operator, *call)
     lam = _weights("reference", case, "cpu", torch.float64)
     return _bounded(operator, case, kind, [exact] if isinstance(exact, Tensor) else list(exact), lam)
 
@@ -43,16 +43,16 @@ def expected_of_weights(operator: str, case: Case, kind: str, backend: str, devi
     return _bounded(operator, case, kind, exact, lam)
 
 
-def _wide(x, operator: str):
-    """Floating operands in float64; attention and upstream are float32 as they come, and exact."""
+def _wide(x):
+    """Floating operands in float64."""
     return x.double() if isinstance(x, Tensor) and x.is_floating_point() else x
 
 
 def _weights(backend: str, case: Case, device, dtype: torch.dtype) -> Tensor:
     """Before attention."""
-    ignored = (case.labels == -100).to(device) if case.ignored else None
+    ignored = (case.labels == IGNORE).to(device) if case.ignored else None
     draw = case.draw._replace(seed=case.draw.seed.to(device))
-    return OPERATORS[backend]["sample"](*flat("sample", [case.b, case.r, dtype, None, ignored, draw]))
+    return ops.call(backend, "sample", case.b, case.r, dtype, None, ignored, draw)
 
 
 def _plain(operator: str, case: Case, dtype: torch.dtype, tf32: bool, kind: str, lam: Tensor) -> list[Result]:

@@ -75,7 +75,7 @@ class Plain:
             results = [Result(loss, _largest(loss))]
             g = torch.ones_like(rows) / (rows.numel() if options.reduction == MEAN else 1)
         else:
-            g = self._cast(upstream / scale)  # in the range of every dtype
+            g = self._cast(upstream.double() / scale)  # in the range of every dtype
         g = g.unsqueeze(-1)
         q, mass = log_q.exp(), target.sum(-1, keepdim=True)
         delta, halves = g * (mass * q - target), (g * (mass * q + target)).abs()
@@ -89,8 +89,8 @@ class Plain:
             size = (g * log_q).abs() @ y.abs().mT
             if mixed:
                 grad_mu, size = grad_mu + self._product(delta, x.mT), size + halves @ x.abs().mT
-            found, size = self._attention_gradient(grad_mu, size)
-            results.append(Result(found.double() * scale, size * scale))
+            found = self._attention_gradient(grad_mu, size)
+            results.append(Result(found.value.double() * scale, found.size * scale))
         return results
 
     def _attention_gradient(self, grad_mu: Tensor, size: Tensor) -> Result:

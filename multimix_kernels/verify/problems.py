@@ -24,7 +24,7 @@ def _one(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError | MemoryError) or "out of memory" in lower:
         return "too little memory is free for a check; end what uses the GPU"
     if "busy or unavailable" in lower or "exclusive" in lower:
-        return "the GPU lets one process in at a time (exclusive compute mode), and another one has it; verify before it"
+        return "another process has the GPU for itself (exclusive compute mode); verify while nothing else uses it"
     if "failed to find c compiler" in lower:
         return "Triton needs a C compiler, and there is none: install gcc or clang, or name one in CC"
     if isinstance(error, subprocess.CalledProcessError):

@@ -6,15 +6,18 @@ from typing import Any
 from ..backends.verdicts import plan
 from .times import PAPER
 
+WHAT = {"sample": "weights alone", "mix": "a step through any head", "mixed_cross_entropy": "a step"}
+
 
 def columns(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Lines with aligned columns, the first to the left."""
     cells = [tuple(header), *map(tuple, rows)]
     widths = [max(len(row[i]) for row in cells) for i in range(len(header))]
-    return [
-        "  ".join(x.ljust(w) if i == 0 else x.rjust(w) for i, (x, w) in enumerate(zip(row, widths, strict=True))).rstrip()
-        for row in cells
-    ]
+    lines = []
+    for first, *others in cells:
+        padded = [first.ljust(widths[0]), *(x.rjust(w) for x, w in zip(others, widths[1:], strict=True))]
+        lines.append("  ".join(padded).rstrip())
+    return lines
 
 
 def duration(seconds: float) -> str:
@@ -53,22 +56,23 @@ def _passed(results: Mapping[str, Any]) -> list[str]:
             cells = []
             for kind in kinds:
                 found = by_kind.get(kind)
-                cells.append("-" if found is None else f"{found['cases']} passed" if found["failed"] is None else "FAILED")
-                if found and found["failed"]:
+                if found is None:
+                    cells.append("-")
+                    continue
+                cells.append(f"{found['cases']} passed" if found["failed"] is None else "FAILED")
+                if found["failed"] is not None:
                     reasons.append(f"FAILED: {backend} {operator} {kind}: {found['failed']}")
-                flips += (found or {}).get("flipped_rows", 0)
-                weights += (found or {}).get("weights", 0)
+                flips, weights = flips + found.get("flipped_rows", 0), weights + found.get("weights", 0)
             rows.append((f"{backend} {operator}", *cells))
     lines = [*columns(("cases against float64", *kinds), rows), *reasons]
     return [*lines, f"rows of weights with a flipped acceptance: {flips}, among {weights:,} weights"]
 
 
 def _times(verdict: Mapping[str, Any], operation: str) -> list[str]:
-    what = {"sample": "weights alone", "mix": "step of a head that is not linear", "mixed_cross_entropy": "step"}[operation]
     rows = []
     for kind in dict.fromkeys(k for by_operation in verdict["times"].values() for k in by_operation.get(operation, {})):
         for backend, by_operation in verdict["times"].items():
             if kind in by_operation.get(operation, {}):
                 name = "the paper's order" if backend == PAPER else backend
                 rows.append((f"{kind}, {name}", *map(duration, by_operation[operation][kind])))
-    return columns((f"{what} ({operation})", *verdict["shapes"]), rows) if rows else []
+    return columns((f"{WHAT[operation]} ({operation})", *verdict["shapes"]), rows) if rows else []

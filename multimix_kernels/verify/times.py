@@ -1,7 +1,7 @@
 """Times of one step of each operation: by each backend, and in the paper's order with torch's own Dirichlet draw."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +51,7 @@ def _step(device: torch.device, backend: str, operation: str, dtype: torch.dtype
 
     z, weight, bias = randn(b, d), randn(c, d), randn(c)
     target = (torch.arange(b) % c).to(device)
-    options = dict(n=n, seed=SEED, backend=backend)
+    options: dict[str, Any] = dict(n=n, seed=SEED, backend=backend)
 
     def draw() -> Tensor:
         alpha = torch.empty(n, 1, device=device).uniform_(0.5, 2.0)

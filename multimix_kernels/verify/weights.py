@@ -11,10 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..backends.contract import Draw, flat
+from .. import ops
+from ..backends.contract import Draw
 from ..backends.reference import stream
 from ..backends.verdicts.plan import DTYPES
-from ..ops import OPERATORS
 from .cases import FAR, SEED
 
 RELATIVE, SMALLEST = 1e-5, 2.0**-120
@@ -82,7 +82,7 @@ def draws(simulated: bool, thorough: bool) -> list[Drawn]:
 
 @lru_cache(32)
 def _exact(drawn: Drawn) -> Tensor:
-    return OPERATORS["reference"]["sample"](*flat("sample", drawn.arguments(torch.float64, "cpu")))
+    return ops.call("reference", "sample", *drawn.arguments(torch.float64, "cpu"))
 
 
 def compare(found: Tensor, drawn: Drawn) -> tuple[str | None, int]:
@@ -114,8 +114,7 @@ def philox_is_wrong(device: torch.device) -> str | None:
 def known_is_wrong(backend: str, kind: str, device: torch.device) -> str | None:
     """Whether a backend's weights differ from those known."""
     draw = Draw(torch.tensor([0], device=device), None, len(KNOWN), len(KNOWN[0]), 1.0, 1.0, 0)
-    arguments = flat("sample", [len(KNOWN[0]), 1, DTYPES[kind], None, None, draw])
-    found = OPERATORS[backend]["sample"](*arguments)[0].cpu().double()
+    found = ops.call(backend, "sample", len(KNOWN[0]), 1, DTYPES[kind], None, None, draw)[0].cpu().double()
     exact = torch.tensor(KNOWN, dtype=torch.float64)
     allowed = RELATIVE if DTYPES[kind] == torch.float32 else RELATIVE + 0.51 * torch.finfo(DTYPES[kind]).eps
     worst = ((found - exact).abs() / exact).max().item()

@@ -1,14 +1,15 @@
 """A device for `verify` whose tensors are on the CPU, and whose GPU backend is one that runs there.
 
 As a program it is the child that checks, or what its argument says: `python -m tests.support.verify_device verify` is
-the command, `... choose` prints what a new process would use. Faults are planted by MULTIMIX_TEST_FAULT, in every
-process of a test: "operator:kind" of a fault of `FAULTS`, several with commas.
+the command, `... choose` prints what a new process would use. MULTIMIX_TEST_FAULT plants faults in all processes:
+"fault:operator", several with commas. MULTIMIX_TEST_RUNS names the backend that stands for one of a GPU.
 """
 
 import os
 import signal
 import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +19,7 @@ import torch
 from multimix_kernels import backends, ops
 from multimix_kernels.backends.verdicts import checking, choice, device
 
-FAULT = "MULTIMIX_TEST_FAULT"  # fault:operator, for example wrong:mix
+FAULT = "MULTIMIX_TEST_FAULT"
 STARTS = "MULTIMIX_TEST_STARTS"  # a file that gets a line from each child
 BACKEND = "triton"  # the name under which the other backend is verified
 RUNS = os.environ.get("MULTIMIX_TEST_RUNS", "cpu")  # the backend whose operators they are
@@ -52,7 +53,7 @@ class Simulated(device.Device):
         return None
 
     def active(self):
-        return torch.no_grad() if False else torch.enable_grad()
+        return nullcontext()
 
 
 def planted(fault: str) -> str | None:
@@ -78,8 +79,11 @@ def _unwritten(found, call):
 
 
 def _beyond(found, call):
+    """The element after the last, where that is memory of this process."""
     first = found if isinstance(found, torch.Tensor) else found[-2]
-    first.as_strided((1,), (1,), first.storage_offset() + first.numel()).zero_()
+    after = first.storage_offset() + first.numel()
+    if (after + 1) * first.itemsize <= first.untyped_storage().nbytes():
+        first.as_strided((1,), (1,), after).zero_()
     return found
 
 
@@ -131,18 +135,17 @@ def _with_faults(name: str, operator):
     return run
 
 
-def install() -> None:
-    """In this process: the device, its backend, and the child that checks it."""
-    rows = {
-        BACKEND: replace(backends.TABLE[BACKEND], devices=("cpu",), missing=lambda index: None),
-        "reference": backends.TABLE["reference"],
-    }
-    backends.TABLE = MappingProxyType(rows)
-    ops.OPERATORS[BACKEND] = {name: _with_faults(name, x) for name, x in ops.OPERATORS[RUNS].items()}
-    device.find = lambda device_type, index: Simulated() if device_type in ("cpu", "cuda") else None
-    checking.COMMAND = ("-m", "tests.support.verify_device")
-    checking.SILENCE = float(os.environ.get("MULTIMIX_TEST_SILENCE", checking.SILENCE))
-    choice.LIMIT = float(os.environ.get("MULTIMIX_TEST_LIMIT", choice.LIMIT))
+def install(put=setattr) -> None:
+    """In this process: the device, its backend, and the child that checks it. `put` is like setattr."""
+    stand_in = replace(backends.TABLE[BACKEND], devices=("cpu",), missing=lambda index: None)
+    rows = {BACKEND: stand_in, "reference": backends.TABLE["reference"]}
+    operators = {name: _with_faults(name, x) for name, x in ops.OPERATORS[RUNS].items()}
+    put(backends, "TABLE", MappingProxyType(rows))
+    put(ops, "OPERATORS", ops.OPERATORS | {BACKEND: operators})
+    put(device, "find", lambda device_type, index: Simulated() if device_type in ("cpu", "cuda") else None)
+    put(checking, "COMMAND", ("-m", "tests.support.verify_device"))
+    put(checking, "SILENCE", float(os.environ.get("MULTIMIX_TEST_SILENCE", checking.SILENCE)))
+    put(choice, "LIMIT", float(os.environ.get("MULTIMIX_TEST_LIMIT", choice.LIMIT)))
 
 
 def main() -> None:

@@ -130,7 +130,7 @@ class _Child:
 
     def __init__(self, request: dict) -> None:
         self.fate: tuple[str, str] | None = None
-        self._log = tempfile.TemporaryFile("w+", errors="replace")
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed by `end`
         self._lines: queue.Queue[str | None] = queue.Queue()
         environment = os.environ | {"MULTIMIX_VERIFY": "off", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
         environment.pop("MULTIMIX_BACKEND", None)

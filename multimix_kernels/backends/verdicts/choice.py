@@ -108,10 +108,7 @@ def _check(on: device.Device, names: Sequence[str]) -> str | None:
     try:
         lock.open()
     except OSError as error:
-        return (
-            f"the verdict of a check cannot be kept in {store.folder()} ({error.strerror}); set MULTIMIX_CACHE to a "
-            "folder that can be written"
-        )
+        return store.unwritable(error)
     try:
         waited, deadline = False, time.monotonic() + LIMIT + 60
         while not lock.take():
@@ -128,7 +125,7 @@ def _check(on: device.Device, names: Sequence[str]) -> str | None:
         lock.say(problem or "")
         return problem
     except OSError as error:
-        return f"the verdict could not be kept in {store.folder()} ({error.strerror}); set MULTIMIX_CACHE to another folder"
+        return store.unwritable(error)
     finally:
         lock.close()
 

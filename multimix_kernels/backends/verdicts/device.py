@@ -11,6 +11,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from .. import native
+
 Run = Callable[[], Sequence[Tensor]]
 
 
@@ -43,7 +45,8 @@ class Device:
         try:
             file = os.open(f"/sys/module/{module}/version", os.O_RDONLY)
         except OSError:
-            return f"for CUDA {torch._C._cuda_getDriverVersion()}" if torch.version.cuda else "unknown"
+            newest = native.driver_version()
+            return f"for CUDA {newest[0]}.{newest[1]}" if newest else "unknown"
         try:
             return os.read(file, 100).decode().strip()
         finally:

@@ -45,8 +45,9 @@ def _marked() -> list[str]:
     """What changes whenever the kernels or Triton do: in a clone every file, in an installation what pip writes."""
     installed = native.DIRECTORY / "build.json"
     clone = (native.SOURCE / "setup.py").exists() or not installed.exists()
-    spec = find_spec("triton")
-    return [str(path) for path in (_files() if clone else [installed])] + ([spec.origin] if spec and spec.origin else [])
+    triton = find_spec("triton")
+    paths = [*(_files() if clone else [installed]), *([triton.origin] if triton and triton.origin else [])]
+    return list(map(str, paths))
 
 
 def mark() -> str:

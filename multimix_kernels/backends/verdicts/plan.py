@@ -72,7 +72,7 @@ def choice(results: Mapping, times: Mapping, order: Sequence[str]) -> dict[str, 
         operation: {
             kind: sorted(
                 (b for b in order if reason(results, b, operation, kind) is None),
-                key=lambda b: rank(b, operation, kind),  # noqa: B023
+                key=lambda b: rank(b, operation, kind),
             )
             for kind in sorted(kinds)
         }

@@ -37,6 +37,13 @@ def folder() -> Path:
     return (Path(caches) if caches else Path.home() / ".cache") / "multimix_kernels"
 
 
+def unwritable(error: OSError) -> str:
+    """What to do about a folder where nothing can be written."""
+    return (
+        f"no verdict can be kept in {folder()} ({error.strerror}); set MULTIMIX_CACHE to a folder that can be written"
+    )
+
+
 @cache
 def _here() -> str:
     return f"{Path(__file__).parents[2]}, torch {torch.__version__}"
