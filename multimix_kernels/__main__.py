@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from . import __version__, available_backends
-from .backends import ENVIRONMENT_VARIABLE, TABLE, best, native
+from . import __version__, available_backends, backends
+from .backends import ENVIRONMENT_VARIABLE, best, native
 from .backends.verdicts import choice, device, plan, store
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
@@ -56,7 +56,7 @@ def libraries() -> list[str]:
 
 def choices() -> list[str]:
     """Which backend tensors of each device and dtype get where none is named, and the order in which they are tried."""
-    order = ", ".join(f"{row.name} (where verified)" if row.to_verify else row.name for row in TABLE.values())
+    order = ", ".join(f"{row.name} (where verified)" if row.to_verify else row.name for row in backends.TABLE.values())
     lines = [f"  {'order':<10} {order}; of those verified the fastest"]
     for variable in (ENVIRONMENT_VARIABLE, choice.ENVIRONMENT_VARIABLE):
         if name := os.environ.get(variable):
@@ -85,8 +85,8 @@ def verdicts() -> list[str]:
             continue
         results = [x for by in found["results"].values() for kinds in by.values() for x in kinds.values()]
         passed = sum(x["failed"] is None for x in results)
-        backends = ", ".join(found["results"])
-        lines.append(f"  {index:<10} {on.name}: {backends}: {passed} of {len(results)} passed, {found['date']}")
+        names = ", ".join(found["results"])
+        lines.append(f"  {index:<10} {on.name}: {names}: {passed} of {len(results)} passed, {found['date']}")
     return [*lines, f"  {'kept in':<10} {store.folder()}"]
 
 

@@ -45,9 +45,7 @@ def results(**failed):
     """Of the backend of the simulated device: every operator passed but those named."""
     return {
         verify_device.BACKEND: {
-            operator: {
-                kind: {"cases": 3, "failed": failed.get(operator)} for kind in verify_device.Simulated.kinds
-            }
+            operator: {kind: {"cases": 3, "failed": failed.get(operator)} for kind in verify_device.Simulated.kinds}
             for operator in plan.OPERATORS
         }
     }
@@ -58,7 +56,7 @@ def keep(device, **failed):
     found = results(**failed)
     store.folder().mkdir(parents=True, exist_ok=True)
     verdict = {
-        "choice": plan.choice(found, {}, list(found)), "seconds": 1.0, "results": found, "times": {}, "shapes": [],
+        "choice": plan.choice(found, {}, list(found)), "date": store.today(), "seconds": 1.0, "results": found, "times": {}, "shapes": [],
         "problems": {},
     }  # fmt: skip
     store.save(device, verdict)

@@ -29,7 +29,8 @@ def test_what_is_right_passes(operator, simulated):
 
 @pytest.mark.parametrize("operator", OPERATORS)
 @pytest.mark.parametrize(("fault", "said"), [
-    ("wrong", "error|missed by"), ("unwritten", "NaN|missed by"), ("beyond", "beyond the memory"), ("unsteady", "other bits"),
+    ("wrong", "error|missed by"), ("unwritten", "NaN|missed by"), ("beyond", "beyond the memory"),
+    ("unsteady", "other bits"),
 ])  # fmt: skip
 def test_planted_faults_are_seen(operator, fault, said, simulated, monkeypatch):
     monkeypatch.setenv(verify_device.FAULT, f"{fault}:{operator}")
