@@ -55,10 +55,8 @@ def keep(device, **failed):
     """Writes a verdict as if the device had been checked."""
     found = results(**failed)
     store.folder().mkdir(parents=True, exist_ok=True)
-    verdict = {
-        "choice": plan.choice(found, {}, list(found)), "date": store.today(), "seconds": 1.0, "results": found, "times": {}, "shapes": [],
-        "problems": {},
-    }  # fmt: skip
+    verdict = {"choice": plan.choice(found, {}, list(found)), "date": store.today(), "seconds": 1.0, "results": found}
+    verdict |= {"times": {}, "shapes": [], "problems": {}}
     store.save(device, verdict)
 
 

@@ -21,6 +21,7 @@ class Device:
 
     simulated = False  # whether every thread is simulated: small sizes then
     least_memory = 1 << 30  # bytes that a check needs
+    version_file = f"/sys/module/{'amdgpu' if torch.version.hip else 'nvidia'}/version"  # of the kernel module
 
     def __init__(self, index: int) -> None:
         self.index = index
@@ -41,9 +42,8 @@ class Device:
     @property
     def driver(self) -> str:
         """The kernel module's version, or the newest CUDA that it can run."""
-        module = "amdgpu" if torch.version.hip else "nvidia"
         try:
-            file = os.open(f"/sys/module/{module}/version", os.O_RDONLY)
+            file = os.open(self.version_file, os.O_RDONLY)
         except OSError:
             newest = native.driver_version()
             return f"for CUDA {newest[0]}.{newest[1]}" if newest else "unknown"

@@ -7,6 +7,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
+
 from .. import native
 
 _PACKAGE = Path(__file__).parents[2]
@@ -40,7 +42,6 @@ def triton_version() -> str:
         return "none"
 
 
-@cache
 def _marked() -> list[str]:
     """What changes whenever the kernels or Triton do: in a clone every file, in an installation what pip writes."""
     installed = native.DIRECTORY / "build.json"
@@ -50,8 +51,9 @@ def _marked() -> list[str]:
     return list(map(str, paths))
 
 
+@cache
 def mark() -> str:
-    """Of sizes and times of change. As long as it stays, the hashes do."""
+    """Of sizes and times of change, as they were when this process came to them. As long as it stays, the hashes do."""
     found = []
     for path in _marked():
         try:
@@ -60,3 +62,7 @@ def mark() -> str:
             continue
         found.append(f"{state.st_size},{state.st_mtime_ns}")
     return hashlib.sha1(";".join(found).encode()).hexdigest()
+
+
+if torch.version.cuda or torch.version.hip:
+    mark()  # while the package is imported, so that the first call need not look at every file

@@ -31,10 +31,14 @@ _END = "}\n"
 
 def folder() -> Path:
     """MULTIMIX_CACHE, or multimix_kernels in the user's cache folder."""
+    return Path(_folder())
+
+
+def _folder() -> str:
+    # A Path costs as much as reading a file.
     if named := os.environ.get("MULTIMIX_CACHE"):
-        return Path(named)
-    caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "multimix_kernels"
+        return named
+    return f"{os.environ.get('XDG_CACHE_HOME') or os.path.expanduser('~/.cache')}/multimix_kernels"
 
 
 def unwritable(error: OSError) -> str:
@@ -51,8 +55,12 @@ def _here() -> str:
 
 def path(device: Device) -> Path:
     """Where the verdict on a device is: what differs in it needs another one, what is cheap to ask is in the name."""
+    return Path(_path(device))
+
+
+def _path(device: Device) -> str:
     name = f"{device.name}, {device.capability}, {device.driver}, {_here()}"
-    return folder() / f"verdict-{hashlib.sha1(name.encode()).hexdigest()[:16]}.json"
+    return f"{_folder()}/verdict-{hashlib.sha1(name.encode()).hexdigest()[:16]}.json"
 
 
 def key(device: Device) -> dict[str, Any]:
@@ -63,7 +71,7 @@ def key(device: Device) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _read(file: Path) -> str | None:
+def _read(file: str) -> str | None:
     try:
         descriptor = os.open(file, os.O_RDONLY)
     except OSError:
@@ -79,7 +87,7 @@ def _read(file: Path) -> str | None:
 
 def load_choice(device: Device) -> dict[str, dict[str, list[str]]] | None:
     """The verdict's choice, if there is one and the kernels are those that it is about."""
-    text = _read(path(device))
+    text = _read(_path(device))
     if text is None:
         return None
     try:
@@ -98,7 +106,7 @@ def load_choice(device: Device) -> dict[str, dict[str, list[str]]] | None:
 
 def load(device: Device) -> dict[str, Any] | None:
     """All of a verdict, if there is one about these kernels."""
-    text = _read(path(device))
+    text = _read(_path(device))
     try:
         verdict = None if text is None else json.loads(text)
     except ValueError:
