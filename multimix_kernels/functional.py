@@ -67,7 +67,9 @@ def multimix_cross_entropy(
         generator: for drawing the seed, which is then not mixed with the rank.
         row_offset: interpolations row_offset ... row_offset + n - 1 of the seed's stream are used, so that shards
             of one draw can be computed apart.
-        backend: None (the best available, or MULTIMIX_BACKEND), "reference", "cpu", "triton" or "cuda".
+        backend: None (the best available, on a GPU the fastest that is verified there; or MULTIMIX_BACKEND),
+            "reference", "cpu", "triton" or "cuda". The first call on a GPU may have to verify them, in a process of
+            its own, which takes a minute; MULTIMIX_VERIFY=off skips it, `require` makes a missing verdict an error.
 
     Returns:
         A scalar, or (n,) with reduction "none"; float32, float64 for float64 input.

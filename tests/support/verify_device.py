@@ -2,14 +2,16 @@
 
 As a program it is the child that checks, or what its argument says: `python -m tests.support.verify_device verify` is
 the command, `... choose` prints what a new process would use. MULTIMIX_TEST_FAULT plants faults in all processes:
-"fault:operator", several with commas. MULTIMIX_TEST_RUNS names the backend that stands for one of a GPU.
+"fault:operator", several with commas. MULTIMIX_TEST_RUNS names the backend that stands for one of a GPU, or is
+"virtual 90": Triton's kernels as they are compiled for that architecture, on a virtual GPU. MULTIMIX_TEST_KINDS are the
+precisions.
 """
 
 import os
 import signal
 import sys
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -22,7 +24,8 @@ from multimix_kernels.backends.verdicts import checking, choice, device
 FAULT = "MULTIMIX_TEST_FAULT"
 STARTS = "MULTIMIX_TEST_STARTS"  # a file that gets a line from each child
 BACKEND = "triton"  # the name under which the other backend is verified
-RUNS = os.environ.get("MULTIMIX_TEST_RUNS", "cpu")  # the backend whose operators they are
+RUNS = os.environ.get("MULTIMIX_TEST_RUNS", "cpu")
+_entered = ExitStack()  # a virtual GPU is there to the end of the process
 
 
 class Simulated(device.Device):
@@ -31,7 +34,7 @@ class Simulated(device.Device):
     simulated = True
     least_memory = 0
     name, capability, driver = "a simulated GPU", "9.0", "1.2.3"
-    kinds = ("float32", "bfloat16")
+    kinds = tuple(os.environ.get("MULTIMIX_TEST_KINDS", "float32 bfloat16").split())
 
     def __init__(self) -> None:
         self.index, self.torch_device = 0, torch.device("cpu")
@@ -137,9 +140,15 @@ def _with_faults(name: str, operator):
 
 def install(put=setattr) -> None:
     """In this process: the device, its backend, and the child that checks it. `put` is like setattr."""
+    backend = RUNS
+    if RUNS.startswith("virtual"):
+        from ..ptx.triton_driver import Machine, virtual_gpu
+
+        _entered.enter_context(virtual_gpu(int(RUNS.split()[1]), Machine()))
+        backend = "triton"
     stand_in = replace(backends.TABLE[BACKEND], devices=("cpu",), missing=lambda index: None)
     rows = {BACKEND: stand_in, "reference": backends.TABLE["reference"]}
-    operators = {name: _with_faults(name, x) for name, x in ops.OPERATORS[RUNS].items()}
+    operators = {name: _with_faults(name, x) for name, x in ops.OPERATORS[backend].items()}
     put(backends, "TABLE", MappingProxyType(rows))
     put(ops, "OPERATORS", ops.OPERATORS | {BACKEND: operators})
     put(device, "find", lambda device_type, index: Simulated() if device_type in ("cpu", "cuda") else None)
