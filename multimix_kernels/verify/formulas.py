@@ -79,10 +79,12 @@ class Plain:
         g = g.unsqueeze(-1)
         q, mass = log_q.exp(), target.sum(-1, keepdim=True)
         delta, halves = g * (mass * q - target), (g * (mass * q + target)).abs()
+        gradient, size = delta, halves
         if mixed:
             gradient, size = self._product(self._mu.mT, delta), self._mu.mT @ halves
-        else:
-            gradient, size = delta, halves
+        if mixed and self._tf32:
+            # Of its halves, softmax and targets: that is what the rounding of factors is relative to.
+            gradient = self._product(self._mu.mT, g * mass * q) - self._product(self._mu.mT, g * target)
         results.append(Result(gradient.double() * scale, _largest(size) * scale))
         if want.attention:
             grad_mu = self._product(-g * log_q, y.mT)
