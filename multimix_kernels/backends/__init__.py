@@ -82,7 +82,9 @@ def best(device_type: str, index: int | None, dtype: torch.dtype, operation: str
     Raises:
         RuntimeError: the reference would be used because none is verified, and MULTIMIX_VERIFY is "require".
     """
-    standing = choice.standing(device_type, index, lambda: _to_verify(device_type, index), may_check)
+    standing = None
+    if any(row.to_verify and device_type in row.devices and dtype in row.dtypes for row in TABLE.values()):
+        standing = choice.standing(device_type, index, lambda: _to_verify(device_type, index), may_check)
     if standing is not None:
         by_kind = standing.choice.get(operation, {})
         kind = plan.kind_of(dtype)

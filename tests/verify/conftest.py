@@ -60,9 +60,9 @@ def keep(device, **failed):
     store.save(device, verdict)
 
 
-def run(*arguments, **environment):
+def run(*arguments, seconds=300, **environment):
     """Another process with the simulated device."""
     return subprocess.run(
         [sys.executable, "-m", "tests.support.verify_device", *arguments], cwd=ROOT, capture_output=True, text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, timeout=300,
+        env=os.environ | {"PYTHONPATH": str(ROOT)} | environment, timeout=seconds,
     )  # fmt: skip

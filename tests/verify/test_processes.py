@@ -2,6 +2,7 @@
 
 import os
 import traceback
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -88,6 +89,16 @@ def test_the_command(simulated, tmp_path):
     assert "float32, the paper's order" in table
     assert f"mixed_cross_entropy: bfloat16 {BACKEND}, float32 {BACKEND}" in table
     assert f"{KEPT}{store.path(simulated)}" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("tests.ptx") is None, reason="there is no virtual GPU")
+@pytest.mark.parametrize("architecture", [80, 90])
+def test_triton_on_the_virtual_gpu(architecture, simulated):
+    """Its kernels as they are compiled pass."""
+    virtual = {"MULTIMIX_TEST_RUNS": f"virtual {architecture}", "MULTIMIX_TEST_KINDS": "bfloat16"}
+    done = run("verify", seconds=3600, MULTIMIX_TEST_SILENCE="1200", **virtual)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_the_command_says_what_failed(simulated, monkeypatch):

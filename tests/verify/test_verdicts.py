@@ -194,6 +194,12 @@ def test_no_check_is_started(value, simulated, starts, monkeypatch):
             chosen("mix")
 
 
+def test_nothing_is_checked_for_what_no_backend_takes(simulated, starts):
+    assert warned(lambda: mk.sample_dirichlet(2, 2, dtype=torch.float64)) == []
+    assert starts() == 0
+    assert choice._known == {}
+
+
 def test_what_the_variable_may_be(simulated, monkeypatch):
     monkeypatch.setenv("MULTIMIX_VERIFY", "always")
     with pytest.raises(ValueError, match="MULTIMIX_VERIFY: expected auto, off or require, got 'always'"):
