@@ -47,7 +47,8 @@ class Simulated(device.Device):
         return 1 << 30
 
     def synchronise(self) -> None:
-        pass
+        if _lost:
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
 
     def on_streams(self, runs):
         return None
@@ -91,6 +92,7 @@ def _beyond(found, call):
 
 
 _calls = 0
+_lost = False
 
 
 def _unsteady(found, call):
@@ -113,6 +115,13 @@ def _hang(found, call):
     time.sleep(3600)
 
 
+def _lose(found, call):
+    """What an illegal address does: the device can be used no more by this process."""
+    global _lost
+    _lost = True
+    return found
+
+
 def _raise(found, call):
     raise RuntimeError("PassManager::run failed")
 
@@ -123,7 +132,7 @@ def _no_compiler(found, call):
 
 FAULTS = {
     "wrong": _wrong, "unwritten": _unwritten, "beyond": _beyond, "unsteady": _unsteady, "crash": _crash,
-    "killed": _killed, "hang": _hang, "raise": _raise, "compiler": _no_compiler,
+    "killed": _killed, "hang": _hang, "raise": _raise, "lose": _lose, "compiler": _no_compiler,
 }  # fmt: skip
 
 

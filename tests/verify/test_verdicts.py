@@ -296,6 +296,15 @@ def test_a_hang_fails_its_part_and_no_other(simulated, starts, monkeypatch):
     assert starts() == 2
 
 
+def test_an_illegal_address_fails_its_part_and_no_other(simulated, starts, monkeypatch):
+    """The process in which it happened is of no more use."""
+    monkeypatch.setenv(FAULT, "lose:mix")
+    found = failures(checked(simulated, "sample", "mix", "mix_backward"))
+    assert found["mix"] == "embeddings: RuntimeError: CUDA error: an illegal memory access was encountered"
+    assert found["sample"] is found["mix_backward"] is None
+    assert starts() == 2
+
+
 def test_an_error_fails_its_part_and_no_other(simulated, starts, monkeypatch):
     monkeypatch.setenv(FAULT, "raise:mix,wrong:mix_backward")
     found = failures(checked(simulated, "sample", "mix", "mix_backward"))
