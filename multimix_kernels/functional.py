@@ -67,7 +67,9 @@ def multimix_cross_entropy(
         generator: for drawing the seed, which is then not mixed with the rank.
         row_offset: interpolations row_offset ... row_offset + n - 1 of the seed's stream are used, so that shards
             of one draw can be computed apart.
-        backend: None (the best available, or MULTIMIX_BACKEND), "reference", "cpu", "triton" or "cuda".
+        backend: None (the best available, on a GPU the fastest that is verified there; or MULTIMIX_BACKEND),
+            "reference", "cpu", "triton" or "cuda". The first call on a GPU may have to verify them, in a process of
+            its own, which takes a minute; MULTIMIX_VERIFY=off skips it, `require` makes a missing verdict an error.
 
     Returns:
         A scalar, or (n,) with reduction "none"; float32, float64 for float64 input.
@@ -186,7 +188,7 @@ def mixed_cross_entropy(
     if attention is not None:
         arguments.check_attention(attention, b, spatial, scores)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
-    name = backends.choose(backend, scores.device, scores.dtype).name
+    name = backends.choose(backend, scores.device, scores.dtype, "mixed_cross_entropy").name
     _reserve_rows(reduction, draw, spatial, scores)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
@@ -227,7 +229,8 @@ def multimix(
     if attention is not None:
         arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
-    return _mix(input, attention, None, backends.choose(backend, input.device, input.dtype).name, draw)
+    name = backends.choose(backend, input.device, input.dtype, "mix").name
+    return _mix(input, attention, None, name, draw)
 
 
 def sample_dirichlet(
@@ -268,7 +271,7 @@ def sample_dirichlet(
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
-    name = backends.choose(backend, device, dtype).name
+    name = backends.choose(backend, device, dtype, "sample").name
     reserve(f"weights of n = {draw.n} rows of b = {b} examples", (draw.n, b, *spatial), dtype, device)
     weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
     return weights.permute(1, 2, 0).reshape(draw.n, b, *spatial)
@@ -289,7 +292,7 @@ class _Head:
         """By mixing scores, or in the order of the paper for a backend that does."""
         b, _, *spatial = self.input.shape
         draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, self.input.device)
-        row = backends.choose(backend, self.input.device, self.input.dtype)
+        row = backends.choose(backend, self.input.device, self.input.dtype, "mixed_cross_entropy")
         ignored = arguments.ignored_examples(self.target, self.ignore_index)
         options = LossOptions(self.label_smoothing, self.ignore_index, REDUCTIONS[self.reduction])
         if row.mixes_embeddings:
