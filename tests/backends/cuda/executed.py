@@ -1,11 +1,8 @@
-"""The CUDA kernels on the CPU, under `tests/simt`; run by test_simulated.py.
+"""The CUDA kernels as nvcc compiles them, on the machine of `tests/ptx`; run by test_executed.py.
 
 The library has small super-blocks, so that some rows make several of them, and a switch between the two kernels of the
 mixed loss.
 """
-
-import ctypes
-import os
 
 import pytest
 import torch
@@ -13,11 +10,10 @@ import torch
 import multimix_kernels as mk
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
 
+from ...ptx.cuda.plugin import LIBRARY
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
 from ..kernels import FAR, NAME, attention_of, compare, draw_of, operators, randn, reference, targets
-
-LIBRARY = ctypes.CDLL(os.environ["MULTIMIX_CUDA_SIMT"])
 
 
 @pytest.fixture
@@ -28,10 +24,9 @@ def backend():
 @pytest.fixture(params=["small", "large"])
 def regime(request):
     """The fused kernel, or the super-blocks of rows whatever the sizes."""
-    assert mk.available_backends()[NAME]  # loads it
-    LIBRARY.multimix_always_large(request.param == "large")
+    LIBRARY.standin_always_large(request.param == "large")
     yield request.param
-    LIBRARY.multimix_always_large(False)
+    LIBRARY.standin_always_large(False)
 
 
 @pytest.fixture
@@ -103,13 +98,13 @@ def test_tf32(tf32, regime):
 
 
 def test_long_sums(tf32):
-    """Of classes without a target, as where products truncate (MULTIMIX_SIMT_ERRORS): sums of positive numbers, which
-    one chain of matrix products over all rows would make too small by about n 1.6e-9."""
+    """Of classes without a target: sums of positive numbers, which one chain of matrix products over all rows, each of
+    which truncates its sums, would make too small by about n 1.6e-9."""
     b, c, n = 16, 256, 4000
     scores, y = randn(b, c).float().requires_grad_(), torch.arange(b) % 3
-    LIBRARY.multimix_always_large(True)
+    LIBRARY.standin_always_large(True)
     mk.mixed_cross_entropy(scores, y, n=n, m=2, alpha=1.0, seed=7, reduction="sum", backend=NAME).backward()
-    LIBRARY.multimix_always_large(False)
+    LIBRARY.standin_always_large(False)
     mu = mk.sample_dirichlet(n, b, m=2, alpha=1.0, seed=7, dtype=torch.float64, backend="reference")
     exact = mu.T @ (mu @ scores.detach().double()).softmax(1)
     bias = (scores.grad.double() - exact)[:, 3:].sum() / exact[:, 3:].sum()
