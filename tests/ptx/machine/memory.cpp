@@ -85,8 +85,8 @@ bool all_in_one(Warp& warp, Accesses& accesses, int bytes, Intent intent) {
   for (int lane = 0; lane < kLanes; ++lane) {
     const bool used = good >> lane & 1;
     const uint64_t address = accesses.address[lane];
-    least = std::min(least, used ? address : ~0ull);
-    most = std::max(most, used ? address : 0);
+    least = std::min(least, used ? address : ~uint64_t{0});
+    most = std::max(most, used ? address : uint64_t{0});
     all |= used ? address : 0;
   }
   if (all & (bytes - 1)) return false;
