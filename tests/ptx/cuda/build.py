@@ -27,7 +27,7 @@ WRAPPED = (
     "aoti_torch_create_device_guard",
     "aoti_torch_delete_device_guard",
     "aoti_torch_get_current_cuda_stream",
-    "aoti_torch_aten_new_empty",
+    "torch_call_dispatcher",
     "aoti_torch_get_data_ptr",
     "_ZN8multimix12fits_on_chipERKNS_7ContextERKNS_7LossJobE",
 )

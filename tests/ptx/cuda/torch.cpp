@@ -2,12 +2,13 @@
 // a CUDA device; every tensor whose address is asked for is memory that kernels may touch until the operator returns.
 // The linker redirects the calls of the backend (--wrap).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
-#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
+#include <optional>
 
 #include "memory.h"
 
@@ -36,12 +37,51 @@ void allow(AtenTensorHandle handle, const void* data, bool writable) {
   const torch::stable::Tensor x(other);
   const auto begin = reinterpret_cast<uint64_t>(data), end = begin + uint64_t(extent(x)) * x.element_size();
   if (begin == end) return;
-  for (Range& known : ranges())
-    if (known.begin == begin) {
-      if (!known.writable) known.end = std::max(known.end, end);
-      return;
-    }
-  ranges().push_back({begin, end, writable});
+  std::vector<Range>& all = ranges();
+  Range whole{begin, end, writable};
+  // Views of one tensor may overlap: together they are one range, as the machine expects.
+  const auto overlaps = [&](const Range& known) {
+    if (known.end <= whole.begin || known.begin >= whole.end) return false;
+    whole = {std::min(known.begin, whole.begin), std::max(known.end, whole.end), known.writable | whole.writable};
+    return true;
+  };
+  for (auto known = all.begin(); known != all.end();) known = overlaps(*known) ? all.erase(known) : known + 1;
+  all.push_back(whole);
+}
+
+}  // namespace
+}  // namespace standin
+
+extern "C" {
+
+AOTITorchError __real_torch_call_dispatcher(const char*, const char*, StableIValue*, uint64_t);
+AOTITorchError __real_aoti_torch_get_data_ptr(AtenTensorHandle, void**);
+
+}  // extern "C"
+
+namespace standin {
+namespace {
+
+// A tensor like `x` with the guard behind it, of memory that kernels may write.
+torch::stable::Tensor guarded(const torch::stable::Tensor& x) {
+  using torch::stable::detail::from;
+  const std::vector<int64_t> whole{x.numel() + kGuard};
+  std::vector<int64_t> sizes;
+  for (int64_t k = 0; k < x.dim(); ++k) sizes.push_back(x.size(k));
+  std::array<StableIValue, 6> stack{from(x),
+                                    from(whole),
+                                    from(std::optional(x.scalar_type())),
+                                    from(std::nullopt),
+                                    from(std::nullopt),
+                                    from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      __real_torch_call_dispatcher("aten::new_empty", "", stack.data(), TORCH_ABI_VERSION));
+  const auto memory = torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
+  auto result = torch::stable::view(torch::stable::narrow(memory, 0, 0, x.numel()), sizes);
+  void* data = nullptr;
+  STABLE_TORCH_ERROR_CODE_CHECK(__real_aoti_torch_get_data_ptr(result.get(), &data));
+  allow(result.get(), data, true);
+  return result;
 }
 
 }  // namespace
@@ -75,31 +115,18 @@ AOTITorchError __wrap_aoti_torch_get_current_cuda_stream(int32_t, void** stream)
   return AOTI_TORCH_SUCCESS;
 }
 
-AOTITorchError __real_aoti_torch_get_data_ptr(AtenTensorHandle, void**);
 AOTITorchError __wrap_aoti_torch_get_data_ptr(AtenTensorHandle x, void** data) {
   const AOTITorchError error = __real_aoti_torch_get_data_ptr(x, data);
   if (error == AOTI_TORCH_SUCCESS) standin::allow(x, *data, false);
   return error;
 }
 
-AOTITorchError __real_aoti_torch_aten_new_empty(AtenTensorHandle, const int64_t*, int64_t, int32_t*, int32_t*, int32_t*,
-                                                int32_t, int32_t*, AtenTensorHandle*);
-AOTITorchError __wrap_aoti_torch_aten_new_empty(AtenTensorHandle like, const int64_t* sizes, int64_t dims,
-                                                int32_t* dtype, int32_t* layout, int32_t* device, int32_t index,
-                                                int32_t* pin, AtenTensorHandle* result) {
-  int64_t count = 1;
-  for (int64_t k = 0; k < dims; ++k) count *= sizes[k];
-  const int64_t guarded = count + standin::kGuard;
-  AtenTensorHandle whole = nullptr;
-  const AOTITorchError error =
-      __real_aoti_torch_aten_new_empty(like, &guarded, 1, dtype, layout, device, index, pin, &whole);
-  if (error != AOTI_TORCH_SUCCESS) return error;
-  torch::stable::Tensor memory(whole);
-  const auto x = torch::stable::view(torch::stable::narrow(memory, 0, 0, count), {sizes, size_t(dims)});
-  void* data = nullptr;
-  __real_aoti_torch_get_data_ptr(x.get(), &data);
-  standin::allow(x.get(), data, true);
-  return aoti_torch_new_tensor_handle(x.get(), result);
+AOTITorchError __wrap_torch_call_dispatcher(const char* name, const char* overload, StableIValue* stack,
+                                            uint64_t version) {
+  const AOTITorchError error = __real_torch_call_dispatcher(name, overload, stack, version);
+  if (error != AOTI_TORCH_SUCCESS || std::strcmp(name, "aten::new_empty") != 0) return error;
+  stack[0] = torch::stable::detail::from(standin::guarded(torch::stable::detail::to<torch::stable::Tensor>(stack[0])));
+  return error;
 }
 
 }  // extern "C"
