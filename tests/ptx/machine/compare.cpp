@@ -1,7 +1,7 @@
 // setp, set, selp, slct (PTX ISA, section 9.7.6 and 9.7.7).
-#include "rounding.h"
 #include "family.h"
 #include "lanes.h"
+#include "rounding.h"
 
 namespace ptx {
 namespace {
@@ -46,16 +46,22 @@ uint64_t combine(int how, uint64_t truth, uint64_t c) {
 // setp.op p, a, b: the common form.
 template <class Op, class From>
 void compare(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b) { return Op::apply(From::from(a), From::from(b)); },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b) { return Op::apply(From::from(a), From::from(b)); },
       warp.values(i[1]), warp.values(i[2]));
 }
 
-// Into 32 truth values, for the other forms: loop of data[0..3]: how to combine, index of c, shift of the second half.
+// Into 32 truth values, for the other forms.
+using Truth = void (*)(const uint64_t* a, const uint64_t* b, int shift, uint64_t* to);
+
 template <class Op, class From>
-void truth(Warp& warp, const Operand& a, const Operand& b, int shift, uint64_t* to) {
-  const uint64_t *left = warp.values(a), *right = warp.values(b);
+void truth(const uint64_t* a, const uint64_t* b, int shift, uint64_t* to) {
   for (int lane = 0; lane < kLanes; ++lane)
-    to[lane] = Op::apply(From::from(left[lane] >> shift), From::from(right[lane] >> shift));
+    to[lane] = Op::apply(From::from(a[lane] >> shift), From::from(b[lane] >> shift));
+}
+
+void find_truth(Warp& warp, const Instruction& i, int shift, uint64_t* to) {
+  reinterpret_cast<Truth>(i.data[2])(warp.values(i[1]), warp.values(i[2]), shift, to);
 }
 
 void put(Warp& warp, const Operand& to, const uint64_t* values) {
@@ -63,12 +69,12 @@ void put(Warp& warp, const Operand& to, const uint64_t* values) {
 }
 
 // setp.op.boolean p|q, a, b, c; of pairs of halves p is of the lower and q of the upper.
-template <class Op, class From, bool pair>
+template <bool pair>
 void compare_more(Warp& warp, const Instruction& i) {
   alignas(64) uint64_t first[kLanes], second[kLanes];
   const int how = i.data[0];
-  truth<Op, From>(warp, i[1], i[2], 0, first);
-  if (pair) truth<Op, From>(warp, i[1], i[2], 16, second);
+  find_truth(warp, i, 0, first);
+  if (pair) find_truth(warp, i, 16, second);
   const uint32_t c = how ? warp.bits(i[3]) : 0;
   for (int lane = 0; lane < kLanes; ++lane) {
     const uint64_t other = c >> lane & 1;
@@ -81,79 +87,73 @@ void compare_more(Warp& warp, const Instruction& i) {
 }
 
 // set.op.dtype.stype d, a, b: all ones or 1.0.
-template <class Op, class From>
 void set(Warp& warp, const Instruction& i) {
   const uint64_t yes = i.data[1];
   const int how = i.data[0];
   const uint32_t c = how ? warp.bits(i[3]) : 0;
   alignas(64) uint64_t values[kLanes];
-  truth<Op, From>(warp, i[1], i[2], 0, values);
+  find_truth(warp, i, 0, values);
   for (int lane = 0; lane < kLanes; ++lane) values[lane] = combine(how, values[lane], c >> lane & 1) ? yes : 0;
   put(warp, i[0], values);
 }
 
-enum Shape { Plain, More, Pairs, Set };
-
+// For setp.op p, a, b; for the other forms, after what they need was kept.
 template <class Op, class From>
-Run choose_shape(Shape shape) {
-  switch (shape) {
-    case Plain: return compare<Op, From>;
-    case More: return compare_more<Op, From, false>;
-    case Pairs: return compare_more<Op, From, true>;
-    default: return set<Op, From>;
-  }
+Run choose_form(Instruction& i) {
+  i.data[2] = reinterpret_cast<int64_t>(Truth{truth<Op, From>});
+  return compare<Op, From>;
 }
 
 template <class From>
-Run choose_order(int op, Shape shape) {
+Run choose_order(int op, Instruction& i) {
   switch (op) {
-    case 0: return choose_shape<Eq, From>(shape);
-    case 1: return choose_shape<Ne, From>(shape);
+    case 0: return choose_form<Eq, From>(i);
+    case 1: return choose_form<Ne, From>(i);
     case 2:
-    case 6: return choose_shape<Lt, From>(shape);
+    case 6: return choose_form<Lt, From>(i);
     case 3:
-    case 7: return choose_shape<Le, From>(shape);
+    case 7: return choose_form<Le, From>(i);
     case 4:
-    case 8: return choose_shape<Gt, From>(shape);
+    case 8: return choose_form<Gt, From>(i);
     case 5:
-    case 9: return choose_shape<Ge, From>(shape);
+    case 9: return choose_form<Ge, From>(i);
     default: return nullptr;
   }
 }
 
 template <class From>
-Run choose_float(int op, Shape shape) {
+Run choose_float(int op, Instruction& i) {
   switch (op) {
-    case 10: return choose_shape<Equ, From>(shape);
-    case 11: return choose_shape<Neu, From>(shape);
-    case 12: return choose_shape<Ltu, From>(shape);
-    case 13: return choose_shape<Leu, From>(shape);
-    case 14: return choose_shape<Gtu, From>(shape);
-    case 15: return choose_shape<Geu, From>(shape);
-    case 16: return choose_shape<Num, From>(shape);
-    case 17: return choose_shape<NotNum, From>(shape);
-    default: return op < 6 ? choose_order<From>(op, shape) : nullptr;
+    case 10: return choose_form<Equ, From>(i);
+    case 11: return choose_form<Neu, From>(i);
+    case 12: return choose_form<Ltu, From>(i);
+    case 13: return choose_form<Leu, From>(i);
+    case 14: return choose_form<Gtu, From>(i);
+    case 15: return choose_form<Geu, From>(i);
+    case 16: return choose_form<Num, From>(i);
+    case 17: return choose_form<NotNum, From>(i);
+    default: return op < 6 ? choose_order<From>(op, i) : nullptr;
   }
 }
 
-Run choose(int type, int op, bool ftz, Shape shape) {
+Run choose(int type, int op, bool ftz, Instruction& i) {
   if (ftz && type != 9) return nullptr;
   switch (type) {
-    case 0: return choose_order<Read<uint16_t>>(op, shape);
-    case 1: return choose_order<Read<uint32_t>>(op, shape);
-    case 2: return choose_order<Read<uint64_t>>(op, shape);
-    case 3: return choose_order<Read<int16_t>>(op, shape);
-    case 4: return choose_order<Read<int32_t>>(op, shape);
-    case 5: return choose_order<Read<int64_t>>(op, shape);
-    case 6: return op < 2 ? choose_order<Read<uint16_t>>(op, shape) : nullptr;
-    case 7: return op < 2 ? choose_order<Read<uint32_t>>(op, shape) : nullptr;
-    case 8: return op < 2 ? choose_order<Read<uint64_t>>(op, shape) : nullptr;
-    case 9: return ftz ? choose_float<Flushed>(op, shape) : choose_float<Read<float>>(op, shape);
-    case 10: return choose_float<Read<double>>(op, shape);
+    case 0: return choose_order<Read<uint16_t>>(op, i);
+    case 1: return choose_order<Read<uint32_t>>(op, i);
+    case 2: return choose_order<Read<uint64_t>>(op, i);
+    case 3: return choose_order<Read<int16_t>>(op, i);
+    case 4: return choose_order<Read<int32_t>>(op, i);
+    case 5: return choose_order<Read<int64_t>>(op, i);
+    case 6: return op < 2 ? choose_order<Read<uint16_t>>(op, i) : nullptr;
+    case 7: return op < 2 ? choose_order<Read<uint32_t>>(op, i) : nullptr;
+    case 8: return op < 2 ? choose_order<Read<uint64_t>>(op, i) : nullptr;
+    case 9: return ftz ? choose_float<Flushed>(op, i) : choose_float<Read<float>>(op, i);
+    case 10: return choose_float<Read<double>>(op, i);
     case 11:
-    case 12: return choose_float<Half>(op, shape);
+    case 12: return choose_float<Half>(op, i);
     case 13:
-    case 14: return choose_float<Bfloat>(op, shape);
+    case 14: return choose_float<Bfloat>(op, i);
     default: return nullptr;
   }
 }
@@ -165,8 +165,8 @@ Run decode_compare(Instruction& i) {
   const int how = suffixes.take_one({"and", "or", "xor"}) + 1;
   const bool ftz = suffixes.take("ftz"), to_set = i.name == "set";
   const int to = to_set ? suffixes.take_one({"u32", "s32", "f32"}) : 0;
-  const int type = suffixes.take_one({"u16", "u32", "u64", "s16", "s32", "s64", "b16", "b32", "b64", "f32", "f64", "f16",
-                                      "f16x2", "bf16", "bf16x2"});
+  const int type = suffixes.take_one(
+      {"u16", "u32", "u64", "s16", "s32", "s64", "b16", "b32", "b64", "f32", "f64", "f16", "f16x2", "bf16", "bf16x2"});
   const size_t count = how ? 4 : 3;
   if (op < 0 || to < 0 || type < 0 || !suffixes.done() || i.operands.size() != count) return nullptr;
   for (size_t k = 1; k < count; ++k)
@@ -177,12 +177,15 @@ Run decode_compare(Instruction& i) {
   i.data[0] = how;
   i.data[1] = to == 2 ? 0x3f800000 : 0xffffffff;
   const bool plain = !how && i[0].parts.empty();
-  return choose(type, op, ftz, to_set ? Set : pairs ? Pairs : plain ? Plain : More);
+  const Run simple = choose(type, op, ftz, i);
+  if (!simple || (plain && !to_set && !pairs)) return simple;
+  return to_set ? set : pairs ? compare_more<true> : compare_more<false>;
 }
 
 void select(Warp& warp, const Instruction& i) {
   const uint64_t flip = i[3].negated;
-  map(warp, warp.lanes(i[0].reg), [flip](uint64_t a, uint64_t b, uint64_t p) { return (p ^ flip) & 1 ? a : b; },
+  map(
+      warp, warp.lanes(i[0].reg), [flip](uint64_t a, uint64_t b, uint64_t p) { return (p ^ flip) & 1 ? a : b; },
       warp.values(i[1]), warp.values(i[2]), warp.values(i[3]));
 }
 
@@ -195,7 +198,8 @@ Run decode_select(Instruction& i) {
 // slct.dtype.ctype d, a, b, c: a if c >= 0.
 template <class T>
 void select_sign(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b, uint64_t c) { return as<T>(c) >= 0 ? a : b; },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b, uint64_t c) { return as<T>(c) >= 0 ? a : b; },
       warp.values(i[1]), warp.values(i[2]), warp.values(i[3]));
 }
 
