@@ -85,6 +85,7 @@ struct Block {
   void run();
 };
 
-void run(Launch&);  // all blocks
+void run(Launch&);    // all blocks
+void finish(Block&);  // after a warp has left: barriers that waited for it only
 
 }  // namespace ptx

@@ -109,12 +109,16 @@ struct Variable {
   bool writable;
 };
 
+struct alignas(64) Lanes {
+  uint64_t values[kLanes];
+};
+
 struct Module {
   std::map<std::string, Kernel> kernels;
   std::vector<std::string> order;
   std::map<std::string, Variable> variables;
   std::vector<std::unique_ptr<uint8_t[]>> memory;
-  std::map<uint64_t, std::unique_ptr<uint64_t[]>> constants;
+  std::map<uint64_t, Lanes> constants;
   std::string target;
 
   const uint64_t* constant(uint64_t bits);  // 32 lanes of it
