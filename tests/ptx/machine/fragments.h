@@ -62,10 +62,11 @@ inline void write_d(Warp& warp, const Operand& vector, int n, const float* d) {
   }
 }
 
-// Instructions of a whole warp: false until its lanes are together. Lanes that are missing for good are a fault.
+// Instructions of a whole warp: false until its lanes are together. Lanes that have left are a fault.
 inline bool whole(Warp& warp) {
   if (!warp.gather(kAll)) return false;
-  if (warp.active != kAll) fault(warp, __builtin_ctz(~warp.active), "part of a warp", "not all lanes execute it");
+  if (warp.live != kAll)
+    fault(warp, __builtin_ctz(~warp.live), "part of a warp", "lanes that have left do not execute it");
   return true;
 }
 
