@@ -22,14 +22,14 @@ def run(*parts: str, threads: int = 64, **options):
     return source, out, written.run(text, source, out, threads=threads, **options)
 
 
-@pytest.mark.parametrize(
-    "wait", [(COMMIT, WAIT), ("cp.async.wait_all;",), (COMMIT, COMMIT, "cp.async.wait_group 1;")]
-)
+@pytest.mark.parametrize("wait", [(COMMIT, WAIT), ("cp.async.wait_all;",), (COMMIT, COMMIT, "cp.async.wait_group 1;")])
 def test_copies(wait):
     source, out, report = run(COPY, *wait, OWN, STORE)
-    assert not report["faults"] and np.array_equal(out, source)
+    assert not report["faults"]
+    assert np.array_equal(out, source)
     source, out, report = run(COPY, *wait, BARRIER, OTHER, STORE)
-    assert not report["faults"] and np.array_equal(out, source.reshape(-1, 2, 4)[:, ::-1].reshape(-1, 4))
+    assert not report["faults"]
+    assert np.array_equal(out, source.reshape(-1, 2, 4)[:, ::-1].reshape(-1, 4))
 
 
 @pytest.mark.parametrize(("size", "read"), [(16, 16), (16, 12), (16, 1), (16, 0), (8, 5), (8, 8), (4, 4), (4, 0)])
@@ -40,7 +40,8 @@ def test_zeros_beyond_the_source(size, read):
     source, out, report = run(zeros, copy, COMMIT, WAIT, OWN, STORE)
     wanted = source.copy()
     wanted.view(np.uint8).reshape(-1, 16)[:, read:] = 0
-    assert not report["faults"] and np.array_equal(out, wanted)
+    assert not report["faults"]
+    assert np.array_equal(out, wanted)
 
 
 def test_lanes_that_copy_nothing():
@@ -49,7 +50,8 @@ def test_lanes_that_copy_nothing():
     zeros = "mov.b32 %r9, 0; st.shared.v4.b32 [%r1], {%r9,%r9,%r9,%r9};"
     source, out, report = run(half, zeros, "@%p1 " + COPY, "@%p1 " + COMMIT, WAIT, OWN, STORE)
     source[1::2] = 0
-    assert not report["faults"] and np.array_equal(out, source)
+    assert not report["faults"]
+    assert np.array_equal(out, source)
 
 
 FAULTS = {

@@ -1,5 +1,5 @@
-"""wgmma against NumPy, to the bit, for every type, layout of its operands in shared memory, and number of columns in use;
-and what must be reported of it, each beside its right twin."""
+"""wgmma against NumPy, to the bit, for every type, layout of its operands in shared memory, and number of columns in
+use; and what must be reported of it, each beside its right twin."""
 
 import numpy as np
 import pytest
@@ -12,8 +12,8 @@ ALIGNED = 1024  # bytes
 
 
 class Layout:
-    """A matrix in shared memory as a descriptor names it (PTX ISA, "Canonical Layouts"): bytes of a row of `width`, rows
-    of eight make an atom, and bits 4.. of an address are xored with bits 7.. ."""
+    """A matrix in shared memory as a descriptor names it (PTX ISA, "Canonical Layouts"): eight rows of `width` bytes make
+    an atom, and bits 4.. of an address are xored with bits 7.. ."""
 
     def __init__(self, swizzle: int, transposed: bool, rows: int, k: int, size: int) -> None:
         self.swizzle, self.transposed = swizzle, transposed
@@ -164,6 +164,7 @@ COPY, LOAD_D, LOAD_A, PROXY, BARRIER, FENCE, PRODUCT, COMMIT, WAIT, STORE = rang
 
 
 def without(*numbers):
+    """Parts left out."""
     return lambda parts: [part for number, part in enumerate(parts) if number not in numbers]
 
 
@@ -179,6 +180,7 @@ def moved(number, to):
 
 
 def added(text, behind):
+    """Text behind a part."""
     return lambda parts: [*parts[: behind + 1], text, *parts[behind + 1 :]]
 
 
@@ -201,7 +203,7 @@ FAULTS = {
 RIGHT = {
     "as it is": lambda parts: parts,
     "fence.proxy.async by those who read, behind the barrier": moved(PROXY, BARRIER),
-    "operand overwritten behind the wait and a barrier": lambda parts: [*parts, "bar.sync 0; st.shared.b32 [%r62], %r63;"],
+    "operand overwritten behind a barrier": lambda parts: [*parts, "bar.sync 0; st.shared.b32 [%r62], %r63;"],
     "registers renamed": lambda parts: [
         *parts[: COMMIT + 1], "mov.f32 %f300, %f0;", parts[WAIT], "mov.f32 %f0, %f300;", parts[STORE]
     ],
