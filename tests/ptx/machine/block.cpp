@@ -61,7 +61,7 @@ void start(Warp& warp, uint32_t threads) {
 }
 
 // A turn of a warp.
-void run(Warp& warp) {
+void take_turn(Warp& warp) {
   Launch& launch = warp.block.launch;
   const Instruction* code = launch.kernel.code.data();
   uint64_t* classes = launch.counts.classes;
@@ -100,7 +100,7 @@ void Block::run() {
     for (int number : order) {
       Warp& warp = warps[number];
       if (warp.state == Warp::Ready) {
-        ptx::run(warp);
+        take_turn(warp);
         ran = true;
         if (warp.state == Warp::Done) finish(*this);
         if (launch.stop) return;
