@@ -63,10 +63,10 @@ FAULTS = {
     "barrier before the wait": ((COPY, COMMIT, BARRIER, WAIT, OTHER, STORE), "race"),
     "overwritten meanwhile": ((COPY, COMMIT, "st.shared.b32 [%r1], %r0;", WAIT, OWN, STORE), "asynchronous"),
     "copied over meanwhile": ((COPY, COMMIT, COPY, COMMIT, WAIT, OWN, STORE), "asynchronous"),
-    "outside the source": (("add.s64 %rd4, %rd4, 1024;", COPY, COMMIT, WAIT), "outside"),
-    "outside shared memory": (("add.u32 %r1, %r1, 2048;", COPY, COMMIT, WAIT), "outside"),
-    "misaligned source": (("add.s64 %rd4, %rd4, 4;", COPY, COMMIT, WAIT), "misaligned"),
-    "misaligned destination": (("add.u32 %r1, %r1, 8;", COPY, COMMIT, WAIT), "misaligned"),
+    "outside the source": (("add.s64 %rd4, %rd4, 1024;", COPY, COMMIT, WAIT), "bounds"),
+    "outside shared memory": (("add.u32 %r1, %r1, 2048;", COPY, COMMIT, WAIT), "bounds"),
+    "misaligned source": (("add.s64 %rd4, %rd4, 4;", COPY, COMMIT, WAIT), "alignment"),
+    "misaligned destination": (("add.u32 %r1, %r1, 8;", COPY, COMMIT, WAIT), "alignment"),
     "more read than copied": (
         ("mov.b32 %r3, 20; cp.async.cg.shared.global [%r1], [%rd4], 16, %r3;", COMMIT, WAIT), "size of a copy"
     ),

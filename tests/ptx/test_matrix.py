@@ -170,4 +170,4 @@ def test_rows_are_aligned():
         ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r4}}, [%r1];""",
         pointers=1, shared=512,
     )  # fmt: skip
-    assert "misaligned" in " ".join(written.kinds(written.run(text, np.zeros(128, np.uint32))))
+    assert "alignment" in " ".join(written.kinds(written.run(text, np.zeros(128, np.uint32))))

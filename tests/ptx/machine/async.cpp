@@ -3,8 +3,8 @@
 // of that lane, which other lanes see behind a barrier only.
 #include <algorithm>
 
-#include "block.h"
 #include "family.h"
+#include "memory.h"
 
 namespace ptx {
 namespace {
@@ -28,40 +28,76 @@ Copies& copies_of(Warp& warp) {
   return (*std::static_pointer_cast<std::vector<Copies>>(state))[warp.index];
 }
 
-uint64_t address_of(Warp& warp, const Operand& address, int lane, bool shared) {
-  const uint64_t base = address.reg < 0 ? 0 : warp.lanes(address.reg)[lane];
-  return shared ? uint32_t(base + address.offset) : base + address.offset;
+// What each active lane reads: `bytes`, or fewer.
+struct Sizes {
+  int bytes;
+  uint32_t read[kLanes];
+};
+
+Sizes sizes_of(Warp& warp, const Instruction& i) {
+  Sizes sizes;
+  sizes.bytes = int(i[2].bits);
+  for (int lane = 0; lane < kLanes; ++lane)
+    sizes.read[lane] = i.operands.size() > 3 ? uint32_t(warp.values(i[3])[lane]) : sizes.bytes;
+  each(warp, [&](int lane) {
+    if (sizes.read[lane] <= uint32_t(sizes.bytes)) return;
+    fault(warp, lane, "size of a copy",
+          std::to_string(sizes.read[lane]) + " bytes to read for " + std::to_string(sizes.bytes));
+    sizes.read[lane] = sizes.bytes;
+  });
+  return sizes;
+}
+
+// Source and destination, checked.
+Accesses accesses_of(Warp& warp, const Operand& address, Space space, uint32_t lanes, int bytes) {
+  Accesses accesses;
+  accesses.space = space;
+  accesses.good = lanes;
+  const uint64_t mask = space == Space::Shared ? 0xffffffffu : ~uint64_t{0};
+  for (int lane = 0; lane < kLanes; ++lane)
+    accesses.address[lane] = ((address.reg < 0 ? 0 : warp.lanes(address.reg)[lane]) + address.offset) & mask;
+  if (space == Space::Global) {
+    prepare(warp, accesses, bytes, Intent::Read);
+    return accesses;
+  }
+  if (warp.block.launch.options.check & kTraffic) count_traffic(warp, accesses, bytes);
+  for (uint32_t left = lanes; left; left &= left - 1) {
+    const int lane = __builtin_ctz(left);
+    if (!memory(warp, lane, Space::Shared, accesses.address[lane], bytes, true)) accesses.good &= ~(1u << lane);
+  }
+  return accesses;
+}
+
+void read_part(Warp& warp, Copy& copy, uint64_t source, uint32_t read) {
+  if (source % copy.bytes != 0)
+    fault(warp, copy.lane, "alignment", "source of an asynchronous copy of " + std::to_string(copy.bytes) + " bytes");
+  for (uint32_t k = 0; k < read; ++k) load(warp, copy.lane, Space::Global, source + k, copy.data + k, 1);
 }
 
 // Destination, source, size, and how much of it is read; the others are zero.
 void copy(Warp& warp, const Instruction& i) {
   Copies& copies = copies_of(warp);
-  const int bytes = int(i[2].bits);
-  each(warp, [&](int lane) {
-    Copy made = {lane, copies.groups[lane], uint32_t(address_of(warp, i[0], lane, true)), bytes, {}};
-    uint32_t read = bytes;
-    if (i.operands.size() > 3) read = uint32_t(warp.values(i[3])[lane]);
-    if (read > uint32_t(bytes)) {
-      fault(warp, lane, "size of a copy", std::to_string(read) + " bytes to read for " + std::to_string(bytes));
-      read = bytes;
+  const Sizes sizes = sizes_of(warp, i);
+  uint32_t whole = 0;
+  each(warp, [&](int lane) { whole |= uint32_t(sizes.read[lane] == uint32_t(sizes.bytes)) << lane; });
+  const Accesses to = accesses_of(warp, i[0], Space::Shared, warp.active, sizes.bytes);
+  const Accesses from = accesses_of(warp, i[1], Space::Global, whole, sizes.bytes);
+  const bool checks = warp.block.launch.checks();
+  for (uint32_t left = to.good; left; left &= left - 1) {
+    const int lane = __builtin_ctz(left);
+    Copy made = {lane, copies.groups[lane], uint32_t(to.address[lane]), sizes.bytes, {}};
+    if (!(whole >> lane & 1))
+      read_part(warp, made, from.address[lane], sizes.read[lane]);
+    else if (from.good >> lane & 1)
+      std::memcpy(made.data, from.host[lane], sizes.bytes);
+    if (checks) {
+      const auto pending = warp.block.shadow.pending.begin() + made.shared;
+      if (std::any_of(pending, pending + made.bytes, [](uint8_t state) { return state != 0; }))
+        fault(warp, lane, "asynchronous copy", "into bytes that another copy or product is still under way for");
+      set_pending(warp, made.shared, made.bytes, true);
     }
-    const uint64_t source = address_of(warp, i[1], lane, false);
-    if (source % bytes != 0) {
-      fault(warp, lane, "misaligned", "source of an asynchronous copy of " + std::to_string(bytes) + " bytes");
-      return;
-    }
-    if (read == uint32_t(bytes)) {
-      load(warp, lane, Space::Global, source, made.data, bytes);
-    } else {
-      for (uint32_t k = 0; k < read; ++k) load(warp, lane, Space::Global, source + k, made.data + k, 1);
-    }
-    if (!memory(warp, lane, Space::Shared, made.shared, bytes, true)) return;
-    const auto pending = warp.block.shadow.pending.begin() + made.shared;
-    if (warp.block.launch.checks() && std::any_of(pending, pending + bytes, [](uint8_t state) { return state != 0; }))
-      fault(warp, lane, "asynchronous copy", "into bytes that another copy or product is still under way for");
-    set_pending(warp, made.shared, bytes, true);
     copies.pending.push_back(made);
-  });
+  }
 }
 
 void commit(Warp& warp, const Instruction&) {
@@ -80,7 +116,7 @@ void wait(Warp& warp, int64_t but) {
       left.push_back(copy);
       continue;
     }
-    set_pending(warp, copy.shared, copy.bytes, false);
+    if (warp.block.launch.checks()) set_pending(warp, copy.shared, copy.bytes, false);
     store(warp, copy.lane, Space::Shared, copy.shared, copy.data, copy.bytes);
   }
   copies.pending.swap(left);

@@ -1,8 +1,8 @@
 // ldmatrix and stmatrix (PTX ISA 9.7.14.5.15 and 9.7.14.5.16): one, two or four 8 x 8 matrices of 16-bit elements,
 // whose rows of 16 bytes lie anywhere in shared memory; lane 8 i + j names row j of matrix i.
-#include "block.h"
 #include "family.h"
 #include "fragments.h"
+#include "memory.h"
 
 namespace ptx {
 namespace {
@@ -29,17 +29,24 @@ void set_pair(Rows& rows, int matrix, int lane, bool transposed, uint32_t both) 
   (transposed ? of[2 * t + 1][g] : of[g][2 * t + 1]) = uint16_t(both >> 16);
 }
 
-uint64_t address_of(Warp& warp, const Operand& address, int lane) {
-  const uint64_t base = address.reg < 0 ? 0 : uint32_t(warp.lanes(address.reg)[lane]);
-  return base + address.offset;
+// Of the rows of `count` matrices.
+Accesses accesses_of(Warp& warp, const Operand& address, int count, Intent intent) {
+  Accesses accesses;
+  accesses.space = Space::Shared;
+  accesses.good = count == 4 ? kAll : (1u << 8 * count) - 1;
+  for (int lane = 0; lane < kLanes; ++lane)
+    accesses.address[lane] = uint32_t((address.reg < 0 ? 0 : warp.lanes(address.reg)[lane]) + address.offset);
+  prepare(warp, accesses, kRow, intent);
+  return accesses;
 }
 
 void ldmatrix(Warp& warp, const Instruction& i) {
   if (!whole(warp)) return;
-  Rows rows;
+  Rows rows = {};
   const int count = int(i[0].parts.size());
+  const Accesses accesses = accesses_of(warp, i[1], count, Intent::Read);
   for (int lane = 0; lane < 8 * count; ++lane)
-    load(warp, lane, Space::Shared, address_of(warp, i[1], lane), rows.elements[lane], kRow);
+    if (accesses.good >> lane & 1) std::memcpy(rows.elements[lane], accesses.host[lane], kRow);
   for (int matrix = 0; matrix < count; ++matrix) {
     uint64_t* d = warp.lanes(i[0].parts[matrix].reg);
     for (int lane = 0; lane < kLanes; ++lane) d[lane] = pair(rows, matrix, lane, i.data[0]);
@@ -54,8 +61,9 @@ void stmatrix(Warp& warp, const Instruction& i) {
     const uint64_t* values = warp.values(i[1].parts[matrix]);
     for (int lane = 0; lane < kLanes; ++lane) set_pair(rows, matrix, lane, i.data[0], uint32_t(values[lane]));
   }
+  const Accesses accesses = accesses_of(warp, i[0], count, Intent::Write);
   for (int lane = 0; lane < 8 * count; ++lane)
-    store(warp, lane, Space::Shared, address_of(warp, i[0], lane), rows.elements[lane], kRow);
+    if (accesses.good >> lane & 1) std::memcpy(accesses.host[lane], rows.elements[lane], kRow);
 }
 
 // .sync.aligned.m8n8.num{.trans}{.shared{::cta}}.b16
