@@ -12,8 +12,10 @@ ALIGNED = 1024  # bytes
 
 
 class Layout:
-    """A matrix in shared memory as a descriptor names it (PTX ISA, "Canonical Layouts"): eight rows of `width` bytes are
-    an atom, and bits 4.. of an address are xored with bits 7.. ."""
+    """A matrix in shared memory as a descriptor names it (PTX ISA, "Canonical Layouts").
+
+    Eight rows of `width` bytes are an atom, and bits 4.. of an address are xored with bits 7.. .
+    """
 
     def __init__(self, swizzle: int, transposed: bool, rows: int, k: int, size: int) -> None:
         self.swizzle, self.transposed = swizzle, transposed

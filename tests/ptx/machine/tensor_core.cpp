@@ -3,12 +3,19 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <vector>
+
+#pragma GCC optimize("O3")  // the loops over four columns are to vectorise
+#if defined(__x86_64__)
+#define PTX_VECTORS __attribute__((target_clones("avx2", "default")))
+#else
+#define PTX_VECTORS
+#endif
 
 namespace ptx {
 namespace {
 
-constexpr int kBlock = 8;          // columns that are computed together
+constexpr int kBlock = 4;          // columns that are computed together
+constexpr int kMost = 16;          // elements along k
 constexpr int kNoExponent = -126;  // of zero
 constexpr int kInfinite = 128;     // exponent of infinities and NaN
 constexpr uint32_t kNaN = 0x7fffffff;
@@ -27,57 +34,76 @@ float float_of(uint32_t bits) {
 
 // Significands of subnormal numbers are not shifted: they have the least exponent of their format.
 int exponent_of(float x, int least) {
-  const int biased = bits_of(x) >> 23 & 0xff;
-  if (x == 0.0f) return kNoExponent;
-  return biased == 0 ? -126 : std::max(biased - 127, least);
+  const int biased = bits_of(x) >> 23 & 0xff, floor = x == 0.0f ? kNoExponent : least;
+  return std::max(biased - 127, floor);
 }
 
-float truncated(double x) {
-  if (std::fabs(x) >= 0x1p128) return float(x);
-  const float y = float(x);
-  return std::fabs(double(y)) > std::fabs(x) ? float_of(bits_of(y) - 1) : y;
-}
+// Four columns.
+using Floats = float __attribute__((vector_size(4 * kBlock)));
+using Ints = int32_t __attribute__((vector_size(4 * kBlock)));
+using Doubles = double __attribute__((vector_size(8 * kBlock)));
+using Longs = int64_t __attribute__((vector_size(8 * kBlock)));
 
-bool all_finite(int terms, const float* a, const float* b, int stride, float c) {
-  bool finite = std::isfinite(c);
-  for (int k = 0; k < terms; ++k) finite &= std::isfinite(a[k]) && std::isfinite(b[k * stride]);
-  return finite;
-}
+#define truncated(x) __builtin_convertvector(__builtin_convertvector(x, Ints), Doubles)
 
-// Where an infinity or NaN takes part.
-float special(int terms, const float* a, const float* b, int stride, float c) {
-  double sum = c;
-  for (int k = 0; k < terms; ++k) sum += double(a[k]) * b[k * stride];
-  return std::isnan(sum) ? float_of(kNaN) : float(sum);
-}
+struct Columns {
+  Doubles values[kMost];
+  Ints exponents[kMost];
+  bool infinite;
+};
 
-// One row of eight columns, one fused sum.
-__attribute__((target_clones("avx2", "default"), optimize("O3"))) void add(int terms, int fraction_bits, const float* a,
-                                                                           const int* a_exponents, const float* b,
-                                                                           const int* b_exponents, int stride,
-                                                                           float* d) {
-  int largest[kBlock];
-  double sum[kBlock], scale[kBlock];
-  for (int j = 0; j < kBlock; ++j) {
-    const uint32_t biased = bits_of(d[j]) >> 23 & 0xff;
-    largest[j] = int(biased == 0 ? 1 : biased) - 127;
+struct Row {
+  double values[kMost];
+  int exponents[kMost];
+  bool infinite;
+};
+
+// d[j] += the products of `terms` elements from `first` on.
+PTX_VECTORS void add(const Row& a, const Columns& b, int first, int terms, int fraction_bits, float* d) {
+  Floats before;
+  std::memcpy(&before, d, sizeof before);
+  Ints bits;
+  std::memcpy(&bits, d, sizeof bits);
+  Ints largest = (bits >> 23 & 0xff) - 127;
+  largest = largest > -126 ? largest : -126;
+  for (int k = first; k < first + terms; ++k) {
+    const Ints exponents = a.exponents[k] + b.exponents[k];
+    largest = exponents > largest ? exponents : largest;
   }
-  for (int k = 0; k < terms; ++k)
-    for (int j = 0; j < kBlock; ++j) largest[j] = std::max(largest[j], a_exponents[k] + b_exponents[k * stride + j]);
-  for (int j = 0; j < kBlock; ++j) {
-    const uint64_t power = uint64_t(1023 + fraction_bits - largest[j]) << 52;
-    std::memcpy(&scale[j], &power, sizeof power);
-  }
-  for (int j = 0; j < kBlock; ++j) sum[j] = int32_t(d[j] * scale[j]);
-  for (int k = 0; k < terms; ++k)
-    for (int j = 0; j < kBlock; ++j) sum[j] += int32_t(double(a[k]) * b[k * stride + j] * scale[j]);
-  for (int j = 0; j < kBlock; ++j) d[j] = truncated(sum[j] / scale[j]);
+  const Longs powers = __builtin_convertvector(1023 + fraction_bits - largest, Longs) << 52;
+  Doubles scale;
+  std::memcpy(&scale, &powers, sizeof scale);
+  Doubles sum = truncated(__builtin_convertvector(before, Doubles) * scale);
+  for (int k = first; k < first + terms; ++k) sum += truncated(a.values[k] * b.values[k] * scale);
+  sum /= scale;
+  // Rounded to nearest, and back by one if that is beyond.
+  const Floats nearest = __builtin_convertvector(sum, Floats);
+  const Doubles there = __builtin_convertvector(nearest, Doubles), size = sum < 0.0 ? -sum : sum;
+  const Longs beyond = ((there < 0.0 ? -there : there) > size) & (size < 0x1p128);
+  std::memcpy(&bits, &nearest, sizeof bits);
+  bits += __builtin_convertvector(beyond, Ints);
+  std::memcpy(d, &bits, sizeof bits);
 }
 
-std::vector<int> exponents_of(const float* x, int count, int least) {
-  std::vector<int> exponents(count);
-  for (int i = 0; i < count; ++i) exponents[i] = exponent_of(x[i], least);
-  return exponents;
+// Where an infinity or NaN takes part: the sum of doubles, as no product overflows.
+bool is_special(const Row& a, const Columns& b, int first, int terms, int j, float d, float* out) {
+  bool finite = std::isfinite(d);
+  double sum = d;
+  for (int k = first; k < first + terms; ++k) {
+    finite &= std::isfinite(a.values[k]) && std::isfinite(b.values[k][j]);
+    sum += a.values[k] * b.values[k][j];
+  }
+  if (!finite) *out = std::isnan(sum) ? float_of(kNaN) : float(sum);
+  return !finite;
+}
+
+void add_all(const Row& a, const Columns& b, int first, int terms, int fraction_bits, float* d) {
+  const bool special =
+      a.infinite || b.infinite || std::any_of(d, d + kBlock, [](float x) { return !std::isfinite(x); });
+  float before[kBlock];
+  std::copy(d, d + kBlock, before);
+  add(a, b, first, terms, fraction_bits, d);
+  for (int j = 0; special && j < kBlock; ++j) is_special(a, b, first, terms, j, before[j], &d[j]);
 }
 
 }  // namespace
@@ -97,27 +123,32 @@ float element_value(Element element, uint32_t bits) {
   return sign ? -magnitude : magnitude;
 }
 
-void multiply(FusedSum how, Element element, int m, int n, int k, const float* a, const float* b, float* d) {
+PTX_VECTORS void multiply(FusedSum how, Element element, int m, int n, int k, const float* a, const float* b,
+                          float* d) {
   const int least = element == Element::F16 ? -14 : -126;
-  const std::vector<int> a_exponents = exponents_of(a, m * k, least), b_exponents = exponents_of(b, k * n, least);
-  const auto infinite = [](int exponent) { return exponent >= kInfinite; };
-  const bool any = std::any_of(a_exponents.begin(), a_exponents.end(), infinite) ||
-                   std::any_of(b_exponents.begin(), b_exponents.end(), infinite);
-  for (int i = 0; i < m; ++i)
-    for (int j = 0; j < n; j += kBlock)
-      for (int first = 0; first < k; first += how.terms) {
-        float* out = d + i * n + j;
-        const float *row = a + i * k + first, *columns = b + first * n + j;
-        float sums[kBlock];
-        std::copy(out, out + kBlock, sums);
-        add(how.terms, how.fraction_bits, row, &a_exponents[i * k + first], columns, &b_exponents[first * n + j], n,
-            sums);
-        if (any || std::any_of(out, out + kBlock, [](float x) { return !std::isfinite(x); }))
-          for (int c = 0; c < kBlock; ++c)
-            if (!all_finite(how.terms, row, columns + c, n, out[c]))
-              sums[c] = special(how.terms, row, columns + c, n, out[c]);
-        std::copy(sums, sums + kBlock, out);
+  Row rows[kMost];
+  for (int i = 0; i < m; ++i) {
+    rows[i].infinite = false;
+    for (int e = 0; e < k; ++e) {
+      rows[i].values[e] = a[i * k + e];
+      rows[i].exponents[e] = exponent_of(a[i * k + e], least);
+      rows[i].infinite |= rows[i].exponents[e] >= kInfinite;
+    }
+  }
+  for (int j = 0; j < n; j += kBlock) {
+    Columns columns;
+    int largest = 0;
+    for (int e = 0; e < k; ++e)
+      for (int c = 0; c < kBlock; ++c) {
+        columns.values[e][c] = b[e * n + j + c];
+        columns.exponents[e][c] = exponent_of(b[e * n + j + c], least);
+        largest = std::max(largest, columns.exponents[e][c]);
       }
+    columns.infinite = largest >= kInfinite;
+    for (int i = 0; i < m; ++i)
+      for (int first = 0; first < k; first += how.terms)
+        add_all(rows[i], columns, first, how.terms, how.fraction_bits, d + i * n + j);
+  }
 }
 
 }  // namespace ptx
