@@ -1,30 +1,22 @@
 #include "tensor_core.h"
 
-#include <algorithm>
 #include <cmath>
 #include <cstring>
-
-#pragma GCC optimize("O3")  // the loops over four columns are to vectorise
-#if defined(__x86_64__)
-#define PTX_VECTORS __attribute__((target_clones("avx2", "default")))
-#else
-#define PTX_VECTORS
-#endif
 
 namespace ptx {
 namespace {
 
 constexpr int kBlock = 4;          // columns that are computed together
+constexpr int kRows = 4;           // rows
 constexpr int kMost = 16;          // elements along k
 constexpr int kNoExponent = -126;  // of zero
-constexpr int kInfinite = 128;     // exponent of infinities and NaN
+constexpr int kInfinite = 128;     // of infinities and NaN
 constexpr uint32_t kNaN = 0x7fffffff;
 
-uint32_t bits_of(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
+using Floats = float __attribute__((vector_size(4 * kBlock)));
+using Ints = int32_t __attribute__((vector_size(4 * kBlock)));
+using Doubles = double __attribute__((vector_size(8 * kBlock)));
+using Longs = int64_t __attribute__((vector_size(8 * kBlock)));
 
 float float_of(uint32_t bits) {
   float x;
@@ -32,78 +24,146 @@ float float_of(uint32_t bits) {
   return x;
 }
 
-// Significands of subnormal numbers are not shifted: they have the least exponent of their format.
-int exponent_of(float x, int least) {
-  const int biased = bits_of(x) >> 23 & 0xff, floor = x == 0.0f ? kNoExponent : least;
-  return std::max(biased - 127, floor);
+template <class To, class From>
+[[gnu::always_inline]] inline void copy_bits(To& to, const From& from) {
+  static_assert(sizeof(To) == sizeof(From));
+  std::memcpy(&to, &from, sizeof to);
 }
 
-// Four columns.
-using Floats = float __attribute__((vector_size(4 * kBlock)));
-using Ints = int32_t __attribute__((vector_size(4 * kBlock)));
-using Doubles = double __attribute__((vector_size(8 * kBlock)));
-using Longs = int64_t __attribute__((vector_size(8 * kBlock)));
+// Of x; significands of subnormal numbers are not shifted: they have the least exponent of their format.
+[[gnu::always_inline]] inline Ints exponents_of(Floats x, int least) {
+  Ints bits;
+  copy_bits(bits, x);
+  const Ints exponents = (bits >> 23 & 0xff) - 127, floor = x == 0.0f ? Ints{} + kNoExponent : Ints{} + least;
+  return exponents > floor ? exponents : floor;
+}
 
-#define truncated(x) __builtin_convertvector(__builtin_convertvector(x, Ints), Doubles)
+[[gnu::always_inline]] inline bool any(Ints x) { return (x[0] | x[1] | x[2] | x[3]) != 0; }
 
+// k by four elements.
 struct Columns {
   Doubles values[kMost];
   Ints exponents[kMost];
   bool infinite;
 };
 
+// k elements.
 struct Row {
   double values[kMost];
-  int exponents[kMost];
+  int32_t exponents[kMost];
   bool infinite;
 };
 
-// d[j] += the products of `terms` elements from `first` on.
-PTX_VECTORS void add(const Row& a, const Columns& b, int first, int terms, int fraction_bits, float* d) {
-  Floats before;
-  std::memcpy(&before, d, sizeof before);
+[[gnu::always_inline]] inline Doubles integers(Doubles x) {
+  return __builtin_convertvector(__builtin_convertvector(x, Ints), Doubles);
+}
+
+// To float32: rounded to nearest, and back by one if that is beyond.
+[[gnu::always_inline]] inline Floats truncated(Doubles x) {
+  const Floats nearest = __builtin_convertvector(x, Floats);
+  const Doubles there = __builtin_convertvector(nearest, Doubles);
+  const Doubles size = x < 0.0 ? -x : x, size_there = there < 0.0 ? -there : there;
+  const Longs beyond = (size_there > size) & (size < 0x1p128);
   Ints bits;
-  std::memcpy(&bits, d, sizeof bits);
-  Ints largest = (bits >> 23 & 0xff) - 127;
-  largest = largest > -126 ? largest : -126;
-  for (int k = first; k < first + terms; ++k) {
-    const Ints exponents = a.exponents[k] + b.exponents[k];
-    largest = exponents > largest ? exponents : largest;
-  }
-  const Longs powers = __builtin_convertvector(1023 + fraction_bits - largest, Longs) << 52;
-  Doubles scale;
-  std::memcpy(&scale, &powers, sizeof scale);
-  Doubles sum = truncated(__builtin_convertvector(before, Doubles) * scale);
-  for (int k = first; k < first + terms; ++k) sum += truncated(a.values[k] * b.values[k] * scale);
-  sum /= scale;
-  // Rounded to nearest, and back by one if that is beyond.
-  const Floats nearest = __builtin_convertvector(sum, Floats);
-  const Doubles there = __builtin_convertvector(nearest, Doubles), size = sum < 0.0 ? -sum : sum;
-  const Longs beyond = ((there < 0.0 ? -there : there) > size) & (size < 0x1p128);
-  std::memcpy(&bits, &nearest, sizeof bits);
+  copy_bits(bits, nearest);
   bits += __builtin_convertvector(beyond, Ints);
-  std::memcpy(d, &bits, sizeof bits);
+  Floats result;
+  copy_bits(result, bits);
+  return result;
 }
 
-// Where an infinity or NaN takes part: the sum of doubles, as no product overflows.
-bool is_special(const Row& a, const Columns& b, int first, int terms, int j, float d, float* out) {
-  bool finite = std::isfinite(d);
-  double sum = d;
-  for (int k = first; k < first + terms; ++k) {
-    finite &= std::isfinite(a.values[k]) && std::isfinite(b.values[k][j]);
-    sum += a.values[k] * b.values[k][j];
+// Rows of d, `stride` elements apart, += the products of the elements from `first` on: several rows, as one waits for
+// its own results. False, and nothing, if an infinity or NaN takes part.
+template <int terms, int rows>
+[[gnu::always_inline]] inline bool add(const Row* a, const Columns& b, int first, int fraction_bits, float* d,
+                                       int stride) {
+  Floats before[rows];
+  Ints largest[rows];
+  bool infinite = b.infinite;
+  Ints infinite_rows = {};
+  for (int r = 0; r < rows; ++r) {
+    std::memcpy(&before[r], d + r * stride, sizeof before[r]);
+    largest[r] = exponents_of(before[r], -126);
+    infinite |= a[r].infinite;
+    infinite_rows |= largest[r] == kInfinite;
   }
-  if (!finite) *out = std::isnan(sum) ? float_of(kNaN) : float(sum);
-  return !finite;
+  if (infinite || any(infinite_rows)) return false;
+  for (int k = first; k < first + terms; ++k)
+    for (int r = 0; r < rows; ++r) {
+      const Ints exponents = a[r].exponents[k] + b.exponents[k];
+      largest[r] = exponents > largest[r] ? exponents : largest[r];
+    }
+  Doubles scale[rows], back[rows], sum[rows];
+  for (int r = 0; r < rows; ++r) {
+    const Longs powers = __builtin_convertvector(fraction_bits - largest[r], Longs);
+    copy_bits(scale[r], (1023 + powers) << 52);
+    copy_bits(back[r], (1023 - powers) << 52);
+    sum[r] = integers(__builtin_convertvector(before[r], Doubles) * scale[r]);
+  }
+  for (int k = first; k < first + terms; ++k)
+    for (int r = 0; r < rows; ++r) sum[r] += integers(a[r].values[k] * b.values[k] * scale[r]);
+  for (int r = 0; r < rows; ++r) {
+    const Floats after = truncated(sum[r] * back[r]);
+    std::memcpy(d + r * stride, &after, sizeof after);
+  }
+  return true;
 }
 
-void add_all(const Row& a, const Columns& b, int first, int terms, int fraction_bits, float* d) {
-  const bool special =
-      a.infinite || b.infinite || std::any_of(d, d + kBlock, [](float x) { return !std::isfinite(x); });
-  float before[kBlock];
-  std::copy(d, d + kBlock, before);
-  add(a, b, first, terms, fraction_bits, d);
-  for (int j = 0; special && j < kBlock; ++j) is_special(a, b, first, terms, j, before[j], &d[j]);
+// Where one takes part: the sum of doubles, in which no product overflows.
+template <int terms>
+void add_special(const Row& a, const Columns& b, int first, int fraction_bits, float* d) {
+  for (int j = 0; j < kBlock; ++j) {
+    Row row = a;
+    Columns column = b;
+    float alone[kBlock] = {d[j], d[j], d[j], d[j]};
+    double sum = d[j];
+    row.infinite = column.infinite = false;
+    for (int k = first; k < first + terms; ++k) {
+      column.values[k] = Doubles{} + b.values[k][j];
+      column.exponents[k] = Ints{} + b.exponents[k][j];
+      column.infinite |= a.exponents[k] == kInfinite || b.exponents[k][j] == kInfinite;
+      sum += a.values[k] * b.values[k][j];
+    }
+    if (add<terms, 1>(&row, column, first, fraction_bits, alone, 0))
+      d[j] = alone[0];
+    else
+      d[j] = std::isnan(sum) ? float_of(kNaN) : float(sum);
+  }
+}
+
+template <int terms>
+[[gnu::always_inline]] inline void multiply_with(int fraction_bits, int least, int m, int n, int k, const float* a,
+                                                 const float* b, float* d) {
+  Row rows[kMost];
+  for (int i = 0; i < m; ++i) {
+    Ints infinite = {};
+    for (int e = 0; e < k; e += kBlock) {
+      Floats x;
+      std::memcpy(&x, a + i * k + e, sizeof x);
+      const Doubles values = __builtin_convertvector(x, Doubles);
+      const Ints exponents = exponents_of(x, least);
+      std::memcpy(rows[i].values + e, &values, sizeof values);
+      std::memcpy(rows[i].exponents + e, &exponents, sizeof exponents);
+      infinite |= exponents == kInfinite;
+    }
+    rows[i].infinite = any(infinite);
+  }
+  for (int j = 0; j < n; j += kBlock) {
+    Columns columns;
+    Ints infinite = {};
+    for (int e = 0; e < k; ++e) {
+      Floats x;
+      std::memcpy(&x, b + e * n + j, sizeof x);
+      columns.values[e] = __builtin_convertvector(x, Doubles);
+      columns.exponents[e] = exponents_of(x, least);
+      infinite |= columns.exponents[e] == kInfinite;
+    }
+    columns.infinite = any(infinite);
+    for (int i = 0; i < m; i += kRows)
+      for (int first = 0; first < k; first += terms)
+        if (!add<terms, kRows>(rows + i, columns, first, fraction_bits, d + i * n + j, n))
+          for (int r = i; r < i + kRows; ++r) add_special<terms>(rows[r], columns, first, fraction_bits, d + r * n + j);
+  }
 }
 
 }  // namespace
@@ -123,32 +183,14 @@ float element_value(Element element, uint32_t bits) {
   return sign ? -magnitude : magnitude;
 }
 
-PTX_VECTORS void multiply(FusedSum how, Element element, int m, int n, int k, const float* a, const float* b,
-                          float* d) {
+void multiply(FusedSum how, Element element, int m, int n, int k, const float* a, const float* b, float* d) {
   const int least = element == Element::F16 ? -14 : -126;
-  Row rows[kMost];
-  for (int i = 0; i < m; ++i) {
-    rows[i].infinite = false;
-    for (int e = 0; e < k; ++e) {
-      rows[i].values[e] = a[i * k + e];
-      rows[i].exponents[e] = exponent_of(a[i * k + e], least);
-      rows[i].infinite |= rows[i].exponents[e] >= kInfinite;
-    }
-  }
-  for (int j = 0; j < n; j += kBlock) {
-    Columns columns;
-    int largest = 0;
-    for (int e = 0; e < k; ++e)
-      for (int c = 0; c < kBlock; ++c) {
-        columns.values[e][c] = b[e * n + j + c];
-        columns.exponents[e][c] = exponent_of(b[e * n + j + c], least);
-        largest = std::max(largest, columns.exponents[e][c]);
-      }
-    columns.infinite = largest >= kInfinite;
-    for (int i = 0; i < m; ++i)
-      for (int first = 0; first < k; first += how.terms)
-        add_all(rows[i], columns, first, how.terms, how.fraction_bits, d + i * n + j);
-  }
+  if (how.terms == 4)
+    multiply_with<4>(how.fraction_bits, least, m, n, k, a, b, d);
+  else if (how.terms == 8)
+    multiply_with<8>(how.fraction_bits, least, m, n, k, a, b, d);
+  else
+    multiply_with<16>(how.fraction_bits, least, m, n, k, a, b, d);
 }
 
 }  // namespace ptx

@@ -22,7 +22,7 @@ FusedSum fused_sum(int architecture, Element element, int k);
 // An operand's element, as it lies in the low bits; of TF32 the low 13 bits count for nothing.
 float element_value(Element element, uint32_t bits);
 
-// d (m x n) += a (m x k) b (k x n), rows of the lengths given; m and k at most 16, n a multiple of 8.
+// d (m x n) += a (m x k) b (k x n), rows of the lengths given; m and k at most 16, m and n multiples of 4.
 void multiply(FusedSum how, Element element, int m, int n, int k, const float* a, const float* b, float* d);
 
 }  // namespace ptx
