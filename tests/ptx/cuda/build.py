@@ -91,6 +91,11 @@ def ninja_file(machine: Path) -> str:
     return "\n".join([*lines, ""])
 
 
+def find_ninja(setup) -> list[str]:
+    """Python's own first: another ninja, of another version, would build everything again."""
+    return [sys.executable, "-m", "ninja"] if importlib.util.find_spec("ninja") else setup.find_ninja()
+
+
 def build(machine: Path) -> Path:
     """The library, built if it is not there or something changed."""
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -98,7 +103,7 @@ def build(machine: Path) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         (FOLDER / "build.ninja").write_text(ninja_file(machine))
         setup = load_setup()
-        command = [*setup.find_ninja(), "-C", str(FOLDER), "-j", str(setup.max_jobs())]
+        command = [*find_ninja(setup), "-C", str(FOLDER), "-j", str(setup.max_jobs())]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise RuntimeError(done.stdout[-8000:] + done.stderr[-2000:])

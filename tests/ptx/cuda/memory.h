@@ -1,15 +1,13 @@
 // What kernels may touch of the host's memory in the operator call that this thread is in.
 #pragma once
 
-#include <cstdint>
 #include <vector>
+
+#include "../machine/api.h"
 
 namespace standin {
 
-struct Range {  // as ptx_range
-  uint64_t begin, end;
-  int writable;
-};
+using Range = ptx_range;
 
 std::vector<Range>& ranges();
 

@@ -10,6 +10,7 @@ MULTIMIX_PTX_COUNTS   a file for what was executed: a line of JSON for each test
 import ctypes
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -23,22 +24,17 @@ SHARED_LIMITS = {"sm_80": 163 << 10, "sm_90a": 227 << 10}  # bytes of a block
 MOST_INSTRUCTIONS = 10**9  # of one launch: more is a hang
 
 
-class Options(ctypes.Structure):
-    _fields_ = (
-        ("seed", ctypes.c_uint64), ("check", ctypes.c_int), ("approximate_error", ctypes.c_double),
-        ("most_instructions", ctypes.c_uint64),
-    )  # fmt: skip
-
-
 def load() -> ctypes.CDLL:
     """Puts the library in the place of the backend's."""
     path = build(machine.build())
     target = os.environ.get("MULTIMIX_PTX_TARGET", "sm_80")
     library = ctypes.CDLL(str(path))
-    options = Options(
-        int(os.environ.get("MULTIMIX_PTX_SEED", 0)), 1, float(os.environ.get("MULTIMIX_PTX_ERROR", 0)),
-        MOST_INSTRUCTIONS,
-    )  # fmt: skip
+    options = machine.Options(
+        seed=int(os.environ.get("MULTIMIX_PTX_SEED", 0)),
+        check=machine.CHECK_FAULTS,
+        approximate_error=float(os.environ.get("MULTIMIX_PTX_ERROR", 0)),
+        most_instructions=MOST_INSTRUCTIONS,
+    )
     library.standin_use(target.encode(), SHARED_LIMITS[target], ctypes.byref(options))
     library.standin_reports.restype = ctypes.c_size_t
     library.standin_reports.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
@@ -67,6 +63,6 @@ def pytest_runtest_call(item):
         return (yield)
     finally:
         if path := os.environ.get("MULTIMIX_PTX_COUNTS"):
-            with open(path, "a") as file:
+            with Path(path).open("a") as file:
                 for name, report in reports():
                     print(json.dumps({"test": item.nodeid, "kernel": name, **report}), file=file)

@@ -8,6 +8,7 @@
 
 #include "device.h"
 #include "fatbin.h"
+#include "memory.h"
 
 namespace standin {
 namespace {
