@@ -1,5 +1,5 @@
-// A fat binary is a header, then entries of a header and a payload each; a wrapper in a section of its own points to it.
-// Neither is documented; magic numbers and sizes are checked, so that another layout is an error.
+// A fat binary is a header, then entries of a header and a payload each; a wrapper in a section of its own points to
+// it. Neither is documented; magic numbers and sizes are checked, so that another layout is an error.
 #include "fatbin.h"
 
 #include <cstdint>

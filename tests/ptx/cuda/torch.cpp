@@ -1,6 +1,6 @@
-// What stands between the CUDA backend and torch: operators are registered for CPU tensors, and these pass for tensors of
-// a CUDA device; every tensor whose address is asked for is memory that kernels may touch until the operator returns.
-// The linker redirects the calls of the backend (--wrap).
+// What stands between the CUDA backend and torch: operators are registered for CPU tensors, and these pass for tensors
+// of a CUDA device; every tensor whose address is asked for is memory that kernels may touch until the operator
+// returns. The linker redirects the calls of the backend (--wrap).
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -68,15 +68,11 @@ torch::stable::Tensor guarded(const torch::stable::Tensor& x) {
   const std::vector<int64_t> whole{x.numel() + kGuard};
   std::vector<int64_t> sizes;
   for (int64_t k = 0; k < x.dim(); ++k) sizes.push_back(x.size(k));
-  std::array<StableIValue, 6> stack{from(x),
-                                    from(whole),
-                                    from(std::optional(x.scalar_type())),
-                                    from(std::nullopt),
-                                    from(std::nullopt),
-                                    from(std::nullopt)};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      __real_torch_call_dispatcher("aten::new_empty", "", stack.data(), TORCH_ABI_VERSION));
-  const auto memory = torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
+  std::array<StableIValue, 6> stack{
+      from(x),           from(whole), from(std::optional(x.scalar_type())), from(std::nullopt), from(std::nullopt),
+      from(std::nullopt)};
+  STABLE_TORCH_ERROR_CODE_CHECK(__real_torch_call_dispatcher("aten::new_empty", "", stack.data(), TORCH_ABI_VERSION));
+  auto memory = torch::stable::detail::to<torch::stable::Tensor>(stack[0]);
   auto result = torch::stable::view(torch::stable::narrow(memory, 0, 0, x.numel()), sizes);
   void* data = nullptr;
   STABLE_TORCH_ERROR_CODE_CHECK(__real_aoti_torch_get_data_ptr(result.get(), &data));
