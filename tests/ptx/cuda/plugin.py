@@ -21,13 +21,13 @@ from .. import machine
 from .build import build
 
 SHARED_LIMITS = {"sm_80": 163 << 10, "sm_90a": 227 << 10}  # bytes of a block
+TARGET = os.environ.get("MULTIMIX_PTX_TARGET", "sm_80")
 MOST_INSTRUCTIONS = 10**9  # of one launch: more is a hang
 
 
 def load() -> ctypes.CDLL:
     """Puts the library in the place of the backend's."""
     path = build(machine.build())
-    target = os.environ.get("MULTIMIX_PTX_TARGET", "sm_80")
     library = ctypes.CDLL(str(path))
     options = machine.Options(
         seed=int(os.environ.get("MULTIMIX_PTX_SEED", 0)),
@@ -35,7 +35,7 @@ def load() -> ctypes.CDLL:
         approximate_error=float(os.environ.get("MULTIMIX_PTX_ERROR", 0)),
         most_instructions=MOST_INSTRUCTIONS,
     )
-    library.standin_use(target.encode(), SHARED_LIMITS[target], ctypes.byref(options))
+    library.standin_use(TARGET.encode(), SHARED_LIMITS[TARGET], ctypes.byref(options))
     library.standin_reports.restype = ctypes.c_size_t
     library.standin_reports.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
     torch.ops.load_library(path)
