@@ -13,7 +13,7 @@ import triton.language as tl
 
 import multimix_kernels as mk
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
-from multimix_kernels.backends.triton.host import shapes, tune
+from multimix_kernels.backends.triton.host import device, shapes, tune
 from multimix_kernels.backends.triton.mixed import large
 from multimix_kernels.backends.triton.products.dot import round_operand
 from multimix_kernels.backends.triton.weights import sample, stream
@@ -81,6 +81,19 @@ def test_long_sums_are_not_truncated(monkeypatch):
         monkeypatch.setattr(shapes, "SCRATCH_BYTES", size)
         errors.append((operators.mixed_cross_entropy(*arguments)[1].double() - exact).abs().max().item())
     assert errors[1] < errors[0] / 3
+
+
+def test_offset_of_logits_costs_no_digits(monkeypatch):
+    """In TF32 the attention's gradient against probabilities is as near whatever is common to all logits."""
+    monkeypatch.setattr(device, "operand", lambda _: "tf32")
+    logits, (y, _) = 3 * randn(1, 21, 170), targets(17, 170, torch.float32, soft=True)
+    tail = (0.0, -100, SUM, False, True, attention_of(1, 17), None, *draw_of(21, 17))
+    errors = []
+    for offset in (0, 40):
+        exact = operators_of_reference.soft_cross_entropy(logits + offset, y.double(), *tail)[2]
+        found = operators.soft_cross_entropy((logits + offset).float(), y, *tail)[2]
+        errors.append((found - exact).abs().max().item())
+    assert errors[1] < 2 * errors[0]
 
 
 @pytest.fixture
