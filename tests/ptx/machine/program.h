@@ -62,6 +62,7 @@ struct Instruction {
   Run run = nullptr;
   int64_t data[4] = {};                         // what the decoder wants to keep, e.g. a shape
   std::shared_ptr<const void> more;             // the same, for what is larger
+  std::shared_ptr<const void> watch;            // of watch_wgmma
   void (*loop)(Warp&, const Instruction&) = {};  // what `run` of a family may call in its turn
 
   bool has(std::string_view suffix) const;
@@ -130,5 +131,7 @@ struct Error : std::runtime_error {
 
 std::unique_ptr<Module> read(const char* text);  // throws Error
 void decode(Instruction&);                       // sets `run`; throws Error
+// Makes the instructions that use registers of asynchronous products report what they must not do.
+void watch_wgmma(Kernel&);
 
 }  // namespace ptx

@@ -352,6 +352,7 @@ class Reader {
         throw Error("line " + std::to_string(i.line) + ": " + error.what());
       }
     }
+    watch_wgmma(kernel_);
     places_.clear();
     dynamic_align_ = 1;
   }
