@@ -10,8 +10,8 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
-from types import MappingProxyType, SimpleNamespace
+from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -21,7 +21,7 @@ from triton.backends.driver import DriverBase
 from triton.backends.nvidia.compiler import CUDABackend
 from triton.runtime import driver as drivers
 
-from multimix_kernels import backends
+from multimix_kernels.backends import TABLE
 from multimix_kernels.backends.triton.host import device, shapes
 
 from . import machine
@@ -196,10 +196,8 @@ def _operand(x: torch.Tensor) -> str:
 def virtual_gpu(architecture: int, executor: Executor, programs: int = 3) -> Iterator[Executor]:
     """Inside, the Triton backend takes CPU tensors, as on a GPU of this architecture with so many multiprocessors."""
     active = drivers._active if hasattr(drivers, "_active") else None
-    row = replace(backends.TABLE["triton"], devices=("cpu", "cuda"), missing=lambda _: None)
     family = shapes.FAMILIES.get(architecture // 10, shapes.NVIDIA)
     changes = [
-        (backends, "TABLE", MappingProxyType(backends.TABLE | {"triton": row})),
         (device, "operand", _operand),
         (device, "assembly", lambda _: True),
         (device, "programs", lambda _: programs),
@@ -211,6 +209,7 @@ def virtual_gpu(architecture: int, executor: Executor, programs: int = 3) -> Ite
     if not executor.compiles:
         changes.append((CUDABackend, "add_stages", _stages_of_names))
     with ExitStack() as stack:
+        stack.enter_context(patch.dict(vars(TABLE["triton"]), devices=("cpu", "cuda"), missing=lambda _: None))
         for change in changes:
             stack.enter_context(patch.object(*change))
         drivers.set_active(Driver(architecture, executor))
