@@ -26,29 +26,33 @@ std::string quoted(const std::string& text) {
 
 std::string json(const Fault& fault, const Kernel& kernel) {
   const auto number = [](const char* name, uint64_t value) { return std::string(name) + std::to_string(value); };
-  return "{\"kind\": " + quoted(fault.kind) + ", \"text\": " + quoted(fault.text) + ", \"kernel\": " +
-         quoted(kernel.name) + number(", \"line\": ", fault.line) + number(", \"block\": [", fault.block[0]) +
-         number(", ", fault.block[1]) + number(", ", fault.block[2]) + number("], \"warp\": ", fault.warp) +
-         number(", \"lane\": ", fault.lane) + number(", \"times\": ", fault.times) + "}";
+  return "{\"kind\": " + quoted(fault.kind) + ", \"text\": " + quoted(fault.text) +
+         ", \"kernel\": " + quoted(kernel.name) + number(", \"line\": ", fault.line) +
+         number(", \"block\": [", fault.block[0]) + number(", ", fault.block[1]) + number(", ", fault.block[2]) +
+         number("], \"warp\": ", fault.warp) + number(", \"lane\": ", fault.lane) +
+         number(", \"times\": ", fault.times) + "}";
 }
 
-constexpr const char* kClasses[] = {"integer", "float",  "half",  "double", "special", "convert", "move",    "control",
-                                    "matrix",  "shared", "global", "local",  "param",   "atomic",  "shuffle", "barrier",
-                                    "asynchronous"};
+constexpr const char* kClasses[] = {"integer", "float",   "half",    "double",  "special",     "convert",
+                                    "move",    "control", "matrix",  "shared",  "global",      "local",
+                                    "param",   "atomic",  "shuffle", "barrier", "asynchronous"};
 static_assert(std::size(kClasses) == size_t(Class::Count));
 
 std::string json(const Launch& launch) {
   std::string text = "{\"faults\": [";
-  for (const Fault& fault : launch.faults) text += (&fault == launch.faults.data() ? "" : ", ") + json(fault, launch.kernel);
+  for (const Fault& fault : launch.faults)
+    text += (&fault == launch.faults.data() ? "" : ", ") + json(fault, launch.kernel);
   text += "], \"counts\": {";
   const Counts& counts = launch.counts;
-  for (int k = 0; k < int(Class::Count); ++k) text += quoted(kClasses[k]) + ": " + std::to_string(counts.classes[k]) + ", ";
+  for (int k = 0; k < int(Class::Count); ++k)
+    text += quoted(kClasses[k]) + ": " + std::to_string(counts.classes[k]) + ", ";
   text += "\"executed\": " + std::to_string(launch.executed);
   if (launch.options.check & kTraffic)
-    text += ", \"global_sectors\": " + std::to_string(counts.global_sectors) + ", \"global_bytes\": " +
-            std::to_string(counts.global_bytes) + ", \"shared_wavefronts\": " +
-            std::to_string(counts.shared_wavefronts) + ", \"bank_conflicts\": " +
-            std::to_string(counts.bank_conflicts) + ", \"shared_bytes\": " + std::to_string(counts.shared_bytes);
+    text += ", \"global_sectors\": " + std::to_string(counts.global_sectors) +
+            ", \"global_bytes\": " + std::to_string(counts.global_bytes) +
+            ", \"shared_wavefronts\": " + std::to_string(counts.shared_wavefronts) +
+            ", \"bank_conflicts\": " + std::to_string(counts.bank_conflicts) +
+            ", \"shared_bytes\": " + std::to_string(counts.shared_bytes);
   return text + "}}";
 }
 
@@ -128,12 +132,14 @@ int ptx_launch(void* module, const char* kernel, const uint32_t grid[3], const u
     const Parameter& parameter = launch.kernel.parameters[k];
     std::memcpy(launch.parameters.data() + parameter.offset, parameters[k], parameter.size);
   }
-  for (size_t k = 0; k < range_count; ++k) launch.ranges.push_back({ranges[k].begin, ranges[k].end, ranges[k].writable});
+  for (size_t k = 0; k < range_count; ++k)
+    launch.ranges.push_back({ranges[k].begin, ranges[k].end, ranges[k].writable});
   for (const auto& [name, variable] : launch.module.variables) {
     const auto begin = reinterpret_cast<uint64_t>(variable.data);
     launch.ranges.push_back({begin, begin + variable.size, variable.writable});
   }
-  std::sort(launch.ranges.begin(), launch.ranges.end(), [](const Range& a, const Range& b) { return a.begin < b.begin; });
+  std::sort(launch.ranges.begin(), launch.ranges.end(),
+            [](const Range& a, const Range& b) { return a.begin < b.begin; });
   try {
     run(launch);
   } catch (const std::exception& problem) {

@@ -58,8 +58,7 @@ Run decode(Instruction& i) {
   const int space = suffixes.take_one({"global", "shared", "shared::cta"});
   i.data[0] = int(space < 0 ? Space::Generic : space == 0 ? Space::Global : Space::Shared);
   suffixes.take_one({"cta", "cluster", "gpu", "sys"});
-  const int operation =
-      suffixes.take_one({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"});
+  const int operation = suffixes.take_one({"add", "min", "max", "and", "or", "xor", "exch", "cas", "inc", "dec"});
   if (operation < 0) return nullptr;
   i.data[1] = operation;
   i.data[2] = i.name == "atom";

@@ -15,10 +15,10 @@ int live_warps(const Block& block) {
 
 void complete(Block& block, int number) {
   Barrier& barrier = block.barriers[number];
-  if (block.launch.checks()) block.shadow.barrier(barrier.arrivals, barrier.waiting);
   for (uint32_t left = barrier.waiting; left; left &= left - 1) {
     Warp& warp = block.warps[__builtin_ctz(left)];
     warp.state = Warp::Ready;
+    if (block.launch.checks()) block.shadow.pass(barrier.clock, warp.index);
     const Instruction& i = *warp.current;
     const int form = i.data[0];
     if (form >= Popc) {
@@ -56,6 +56,7 @@ void arrive(Warp& warp, const Instruction& i) {
   barrier.expected = expected;
   ++barrier.arrived;
   barrier.arrivals |= 1u << warp.index;
+  if (block.launch.checks()) block.shadow.arrive(barrier.clock, warp.index);
   if (form >= Popc) {
     barrier.count += __builtin_popcount(warp.bits(i[i.operands.size() - 1]) & warp.active);
     barrier.threads += __builtin_popcount(warp.active);

@@ -8,7 +8,7 @@
 namespace ptx {
 namespace {
 
-PTX_OPERATION(And, static_cast<T>(a & b), T a, T b);
+PTX_OPERATION(And, static_cast<T>(a& b), T a, T b);
 PTX_OPERATION(Or, static_cast<T>(a | b), T a, T b);
 PTX_OPERATION(Xor, static_cast<T>(a ^ b), T a, T b);
 PTX_OPERATION(Not, static_cast<T>(~a), T a);
@@ -96,7 +96,8 @@ Run decode_highest(Instruction& i) {
 template <class T, bool left>
 void shift(Warp& warp, const Instruction& i) {
   constexpr uint32_t kWidth = 8 * sizeof(T);
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b) {
         const uint32_t amount = uint32_t(b);
         if (left) return amount < kWidth ? uint64_t(as<T>(a)) << (amount & 63) : uint64_t{0};
@@ -129,7 +130,8 @@ Run decode_shift(Instruction& i) {
 // shf.l.wrap.b32 d, a, b, c: the 64 bits {b, a} shifted; .l keeps the upper half.
 template <bool left, bool wraps>
 void funnel(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b, uint64_t c) {
         const uint32_t amount = wraps ? c & 31 : std::min<uint32_t>(uint32_t(c), 32);
         const uint64_t both = b << 32 | (a & 0xffffffffu);
@@ -150,7 +152,8 @@ Run decode_funnel(Instruction& i) {
 template <class T>
 void extract(Warp& warp, const Instruction& i) {
   constexpr int kWidth = 8 * sizeof(T);
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b, uint64_t c) {
         const int position = b & 0xff, length = c & 0xff;
         const uint64_t value = uint64_t(int64_t(as<T>(a)));
@@ -184,7 +187,8 @@ Run decode_extract(Instruction& i) {
 template <class T>
 void insert(Warp& warp, const Instruction& i) {
   constexpr int kWidth = 8 * sizeof(T);
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
         const int position = c & 0xff, length = d & 0xff;
         if (position >= kWidth || !length) return b;
@@ -207,7 +211,8 @@ void lop3(Warp& warp, const Instruction& i) {
   const uint64_t* values = warp.values(i[4]);
   uint64_t minterm[8];
   for (int k = 0; k < 8; ++k) minterm[k] = values[0] >> k & 1 ? ~uint64_t{0} : 0;
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [&](uint64_t a, uint64_t b, uint64_t c) {
         return (~a & ~b & ~c & minterm[0]) | (~a & ~b & c & minterm[1]) | (~a & b & ~c & minterm[2]) |
                (~a & b & c & minterm[3]) | (a & ~b & ~c & minterm[4]) | (a & ~b & c & minterm[5]) |
@@ -223,7 +228,8 @@ Run decode_lop3(Instruction& i) {
 
 // prmt.b32 d, a, b, selector: bytes of {b, a}; bit 3 of a choice takes the sign instead.
 void permute(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b, uint64_t c) {
         const uint64_t both = b << 32 | (a & 0xffffffffu);
         uint64_t result = 0;

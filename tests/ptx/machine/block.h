@@ -34,10 +34,10 @@ struct Fault {
 
 struct Counts {
   uint64_t classes[int(Class::Count)] = {};
-  uint64_t global_sectors = 0;    // of 32 bytes
-  uint64_t global_bytes = 0;      // asked for
+  uint64_t global_sectors = 0;     // of 32 bytes
+  uint64_t global_bytes = 0;       // asked for
   uint64_t shared_wavefronts = 0;  // passes over the 32 banks
-  uint64_t bank_conflicts = 0;    // passes beyond the least
+  uint64_t bank_conflicts = 0;     // passes beyond the least
   uint64_t shared_bytes = 0;
 };
 
@@ -62,21 +62,22 @@ struct Launch {
 
 // A numbered barrier (PTX ISA, bar and barrier).
 struct Barrier {
-  int arrived = 0;             // warps
-  int expected = 0;            // warps; 0: all that have not left
-  uint32_t waiting = 0;        // bits of warps
-  uint32_t arrivals = 0;       // bits of warps, with those that do not wait
-  int reduction = 0;           // of bar.red
-  uint32_t count = 0;          // threads whose predicate holds
+  int arrived = 0;        // warps
+  int expected = 0;       // warps; 0: all that have not left
+  uint32_t waiting = 0;   // bits of warps
+  uint32_t arrivals = 0;  // bits of warps, with those that do not wait
+  int reduction = 0;      // of bar.red
+  uint32_t count = 0;     // threads whose predicate holds
   uint32_t threads = 0;
+  SharedShadow::Clock clock;  // what those that arrived did
 };
 
 struct Block {
   Launch& launch;
   uint32_t index[3];
-  uint64_t number;               // in the grid
+  uint64_t number;  // in the grid
   std::vector<Warp> warps;
-  std::vector<uint8_t> shared;   // static, then dynamic
+  std::vector<uint8_t> shared;  // static, then dynamic
   std::array<Barrier, 16> barriers;
   SharedShadow shadow;
   std::shared_ptr<void> family[4];  // state of a family in this block: 0 cp.async, 1 wgmma, 2 mbarrier, 3 free

@@ -1,7 +1,7 @@
 // setp, set, selp, slct (PTX ISA, section 9.7.6 and 9.7.7).
-#include "rounding.h"
 #include "family.h"
 #include "lanes.h"
+#include "rounding.h"
 
 namespace ptx {
 namespace {
@@ -46,7 +46,8 @@ uint64_t combine(int how, uint64_t truth, uint64_t c) {
 // setp.op p, a, b: the common form.
 template <class Op, class From>
 void compare(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b) { return Op::apply(From::from(a), From::from(b)); },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b) { return Op::apply(From::from(a), From::from(b)); },
       warp.values(i[1]), warp.values(i[2]));
 }
 
@@ -55,7 +56,8 @@ using Truth = void (*)(const uint64_t* a, const uint64_t* b, int shift, uint64_t
 
 template <class Op, class From>
 void truth(const uint64_t* a, const uint64_t* b, int shift, uint64_t* to) {
-  for (int lane = 0; lane < kLanes; ++lane) to[lane] = Op::apply(From::from(a[lane] >> shift), From::from(b[lane] >> shift));
+  for (int lane = 0; lane < kLanes; ++lane)
+    to[lane] = Op::apply(From::from(a[lane] >> shift), From::from(b[lane] >> shift));
 }
 
 void find_truth(Warp& warp, const Instruction& i, int shift, uint64_t* to) {
@@ -163,8 +165,8 @@ Run decode_compare(Instruction& i) {
   const int how = suffixes.take_one({"and", "or", "xor"}) + 1;
   const bool ftz = suffixes.take("ftz"), to_set = i.name == "set";
   const int to = to_set ? suffixes.take_one({"u32", "s32", "f32"}) : 0;
-  const int type = suffixes.take_one({"u16", "u32", "u64", "s16", "s32", "s64", "b16", "b32", "b64", "f32", "f64", "f16",
-                                      "f16x2", "bf16", "bf16x2"});
+  const int type = suffixes.take_one(
+      {"u16", "u32", "u64", "s16", "s32", "s64", "b16", "b32", "b64", "f32", "f64", "f16", "f16x2", "bf16", "bf16x2"});
   const size_t count = how ? 4 : 3;
   if (op < 0 || to < 0 || type < 0 || !suffixes.done() || i.operands.size() != count) return nullptr;
   for (size_t k = 1; k < count; ++k)
@@ -182,7 +184,8 @@ Run decode_compare(Instruction& i) {
 
 void select(Warp& warp, const Instruction& i) {
   const uint64_t flip = i[3].negated;
-  map(warp, warp.lanes(i[0].reg), [flip](uint64_t a, uint64_t b, uint64_t p) { return (p ^ flip) & 1 ? a : b; },
+  map(
+      warp, warp.lanes(i[0].reg), [flip](uint64_t a, uint64_t b, uint64_t p) { return (p ^ flip) & 1 ? a : b; },
       warp.values(i[1]), warp.values(i[2]), warp.values(i[3]));
 }
 
@@ -195,7 +198,8 @@ Run decode_select(Instruction& i) {
 // slct.dtype.ctype d, a, b, c: a if c >= 0.
 template <class T>
 void select_sign(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b, uint64_t c) { return as<T>(c) >= 0 ? a : b; },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b, uint64_t c) { return as<T>(c) >= 0 ? a : b; },
       warp.values(i[1]), warp.values(i[2]), warp.values(i[3]));
 }
 

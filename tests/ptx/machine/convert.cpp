@@ -1,7 +1,7 @@
 // cvt (PTX ISA, section 9.7.9.21).
-#include "rounding.h"
 #include "family.h"
 #include "lanes.h"
+#include "rounding.h"
 
 namespace ptx {
 namespace {
@@ -62,8 +62,7 @@ void to_float(Warp& warp, const Instruction& i) {
 }
 template <class T>
 void to_double(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t x) { return bits_of(static_cast<double>(as<T>(x))); },
-      warp.values(i[1]));
+  map(warp, warp.lanes(i[0].reg), [](uint64_t x) { return bits_of(static_cast<double>(as<T>(x))); }, warp.values(i[1]));
 }
 
 double whole_number(double x, Whole mode) {
@@ -144,11 +143,13 @@ void bfloat_to_float(Warp& warp, const Instruction& i) {
   map(warp, warp.lanes(i[0].reg), [](uint64_t a) { return (a & 0xffff) << 16; }, warp.values(i[1]));
 }
 void float_to_double(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a) { return bits_of(canonical(double(as<float>(a)))); },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a) { return bits_of(canonical(double(as<float>(a)))); },
       warp.values(i[1]));
 }
 void double_to_float(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a) { return bits_of(canonical(static_cast<float>(as<double>(a)))); },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a) { return bits_of(canonical(static_cast<float>(as<double>(a)))); },
       warp.values(i[1]));
 }
 template <uint16_t to(float)>
@@ -157,12 +158,14 @@ void float_to_16(Warp& warp, const Instruction& i) {
 }
 template <uint16_t to(float)>
 void float_to_pair(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b) { return uint64_t{to(as<float>(a))} << 16 | to(as<float>(b)); }, warp.values(i[1]),
       warp.values(i[2]));
 }
 void float_to_tf32(Warp& warp, const Instruction& i) {  // .rna
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a) -> uint64_t {
         const uint32_t bits = uint32_t(a);
         const bool finite = (bits & 0x7f800000) != 0x7f800000;
@@ -234,7 +237,7 @@ Run decode(Instruction& i) {
   form.finite |= suffixes.take("satfinite");
   form.ftz = suffixes.take("ftz");
   form.sat = suffixes.take("sat");
-  const std::initializer_list<const char*> types = {"u8",  "s8",  "u16",  "s16", "u32", "s32",  "u64",   "s64",
+  const std::initializer_list<const char*> types = {"u8",  "s8",   "u16", "s16", "u32",  "s32",   "u64",   "s64",
                                                     "f16", "bf16", "f32", "f64", "tf32", "f16x2", "bf16x2"};
   const int to = suffixes.take_one(types), from = suffixes.take_one(types);
   if (to < 0 || from < 0 || from > F64 || !suffixes.done()) return nullptr;

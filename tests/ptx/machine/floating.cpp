@@ -1,7 +1,7 @@
 // Arithmetic of .f32, .f64 and .f32x2 (PTX ISA, section 9.7.3), as far as it is exact: what approximates is elsewhere.
-#include "rounding.h"
 #include "family.h"
 #include "lanes.h"
+#include "rounding.h"
 
 namespace ptx {
 namespace {
@@ -69,13 +69,16 @@ struct ExactFma {
 template <class Op, Round mode>
 struct Rounded {
   template <class... T>
-  static float apply(T... sources) { return round_to_float(Op::apply(sources...), mode); }
+  static float apply(T... sources) {
+    return round_to_float(Op::apply(sources...), mode);
+  }
 };
 
 template <class Op, int sources, bool raw = false>
 Run choose(bool ftz, bool sat) {
-  if (ftz) return sat ? run_lanes<WithOptions<Op, true, true, raw>, float, float, sources>
-                      : run_lanes<WithOptions<Op, true, false, raw>, float, float, sources>;
+  if (ftz)
+    return sat ? run_lanes<WithOptions<Op, true, true, raw>, float, float, sources>
+               : run_lanes<WithOptions<Op, true, false, raw>, float, float, sources>;
   return sat ? run_lanes<WithOptions<Op, false, true, raw>, float, float, sources>
              : run_lanes<WithOptions<Op, false, false, raw>, float, float, sources>;
 }
@@ -98,7 +101,9 @@ uint64_t on_halves(Bits... bits) {
 template <class Op>
 struct Pair {
   template <class... T>
-  static uint64_t apply(T... sources) { return on_halves<Op>(sources...); }
+  static uint64_t apply(T... sources) {
+    return on_halves<Op>(sources...);
+  }
 };
 template <class Op, int sources>
 Run choose_pair(bool ftz) {
@@ -179,7 +184,8 @@ Run decode_sign(Instruction& i) {
 template <class T>
 void test(Warp& warp, const Instruction& i) {
   const int op = i.data[0];
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [op](uint64_t bits) -> uint64_t {
         const T x = as<T>(bits);
         switch (op) {

@@ -1,8 +1,9 @@
 // Arithmetic of .f16, .bf16 and their pairs (PTX ISA, sections 9.7.4 and 9.7.5). Sums and products of two such numbers
-// in float, and of three in double rounded to odd, have enough bits for one more rounding to be that of the exact value.
-#include "rounding.h"
+// in float, and of three in double rounded to odd, have enough bits for one more rounding to be that of the exact
+// value.
 #include "family.h"
 #include "lanes.h"
+#include "rounding.h"
 
 namespace ptx {
 namespace {
@@ -53,7 +54,9 @@ struct Relu {
 template <class Op>
 struct Saturated {
   template <class... T>
-  static auto apply(T... sources) { return saturate(Op::apply(sources...)); }
+  static auto apply(T... sources) {
+    return saturate(Op::apply(sources...));
+  }
 };
 
 template <class Format, class Op, bool ftz>
@@ -82,7 +85,8 @@ template <class Op, int sources>
 Run choose(int type, bool ftz) {
   if (type < 0 || (ftz && type > 1)) return nullptr;
   if (ftz) return choose_count<Half, Op, sources, true>(type & 1);
-  return type > 1 ? choose_count<Bfloat, Op, sources, false>(type & 1) : choose_count<Half, Op, sources, false>(type & 1);
+  return type > 1 ? choose_count<Bfloat, Op, sources, false>(type & 1)
+                  : choose_count<Half, Op, sources, false>(type & 1);
 }
 
 template <class Op, int sources>
@@ -116,7 +120,8 @@ Run decode(Instruction& i) {
 // neg, abs: of the sign bits.
 template <uint32_t bits, bool invert>
 void sign(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a) { return invert ? a ^ bits : a & ~uint64_t{bits}; },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a) { return invert ? a ^ bits : a & ~uint64_t{bits}; },
       warp.values(i[1]));
 }
 

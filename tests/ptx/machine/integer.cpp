@@ -53,20 +53,30 @@ PTX_OPERATION(Max, std::max(a, b), T a, T b);
 PTX_OPERATION(Neg, wrap<T>(-uint64_t(a)), T a);
 PTX_OPERATION(Abs, wrap<T>(a < 0 ? -uint64_t(a) : uint64_t(a)), T a);
 // Unspecified where the divisor is zero: all ones, as GPUs give.
-PTX_OPERATION(Div, b == 0 ? static_cast<T>(-1) : b == static_cast<T>(-1) && std::is_signed_v<T> ? Neg::apply(a) : static_cast<T>(a / b), T a, T b);
-PTX_OPERATION(Rem, b == 0 ? a : b == static_cast<T>(-1) && std::is_signed_v<T> ? T{0} : static_cast<T>(a % b), T a, T b);
+PTX_OPERATION(Div,
+              b == 0                                           ? static_cast<T>(-1)
+              : b == static_cast<T>(-1) && std::is_signed_v<T> ? Neg::apply(a)
+                                                               : static_cast<T>(a / b),
+              T a, T b);
+PTX_OPERATION(Rem,
+              b == 0                                           ? a
+              : b == static_cast<T>(-1) && std::is_signed_v<T> ? T{0}
+                                                               : static_cast<T>(a % b),
+              T a, T b);
 
 // mul.wide, mad.wide: the operands are narrower than the result.
 template <class T>
 void mul_wide(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b) { return uint64_t(as<T>(a)) * uint64_t(as<T>(b)); },
+  map(
+      warp, warp.lanes(i[0].reg), [](uint64_t a, uint64_t b) { return uint64_t(as<T>(a)) * uint64_t(as<T>(b)); },
       warp.values(i[1]), warp.values(i[2]));
 }
 template <class T>
 void mad_wide(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg),
-      [](uint64_t a, uint64_t b, uint64_t c) { return uint64_t(as<T>(a)) * uint64_t(as<T>(b)) + c; },
-      warp.values(i[1]), warp.values(i[2]), warp.values(i[3]));
+  map(
+      warp, warp.lanes(i[0].reg),
+      [](uint64_t a, uint64_t b, uint64_t c) { return uint64_t(as<T>(a)) * uint64_t(as<T>(b)) + c; }, warp.values(i[1]),
+      warp.values(i[2]), warp.values(i[3]));
 }
 
 template <class Op, int sources>
@@ -126,7 +136,8 @@ Run decode_one(Instruction& i) {
 // dp4a.atype.btype d, a, b, c.
 template <class A, class B>
 void dot_bytes(Warp& warp, const Instruction& i) {
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [](uint64_t a, uint64_t b, uint64_t c) {
         for (int k = 0; k < 32; k += 8)
           c += static_cast<int64_t>(static_cast<A>(a >> k)) * static_cast<int64_t>(static_cast<B>(b >> k));

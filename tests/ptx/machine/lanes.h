@@ -26,7 +26,8 @@ template <class F, class... Sources>
 // Op::apply(T, ...) -> R on operands 1, 2, ... of type T; the result goes to operand 0.
 template <class Op, class R, class T, size_t... k>
 [[gnu::always_inline]] inline void run_map(Warp& warp, const Instruction& i, std::index_sequence<k...>) {
-  map(warp, warp.lanes(i[0].reg), [](auto... bits) { return bits_of<R>(Op::apply(as<T>(bits)...)); },
+  map(
+      warp, warp.lanes(i[0].reg), [](auto... bits) { return bits_of<R>(Op::apply(as<T>(bits)...)); },
       warp.values(i[k + 1])...);
 }
 
@@ -36,10 +37,12 @@ void run_lanes(Warp& warp, const Instruction& i) {
 }
 
 // A lambda without captures as the operation: run_lanes<...>.
-#define PTX_OPERATION(name, result, ...)                \
-  struct name {                                         \
-    template <class T>                                  \
-    static auto apply(__VA_ARGS__) { return result; }   \
+#define PTX_OPERATION(name, result, ...) \
+  struct name {                          \
+    template <class T>                   \
+    static auto apply(__VA_ARGS__) {     \
+      return result;                     \
+    }                                    \
   }
 
 }  // namespace ptx

@@ -19,16 +19,32 @@ bool parse(const Instruction& i, Form& form) {
   const int space = suffixes.take_one({"global", "shared", "shared::cta", "param", "const", "local"});
   constexpr Space kSpaces[] = {Space::Global, Space::Shared, Space::Shared, Space::Param, Space::Const, Space::Local};
   if (space >= 0) form.space = kSpaces[space];
-  while (suffixes.take_one({"ca", "cg", "cs", "lu", "cv", "nc", "wb", "wt", "L1::evict_normal", "L1::evict_unchanged",
-                            "L1::evict_first", "L1::evict_last", "L1::no_allocate", "L2::evict_normal",
-                            "L2::evict_first", "L2::evict_last", "L2::cache_hint", "L2::64B", "L2::128B",
+  while (suffixes.take_one({"ca",
+                            "cg",
+                            "cs",
+                            "lu",
+                            "cv",
+                            "nc",
+                            "wb",
+                            "wt",
+                            "L1::evict_normal",
+                            "L1::evict_unchanged",
+                            "L1::evict_first",
+                            "L1::evict_last",
+                            "L1::no_allocate",
+                            "L2::evict_normal",
+                            "L2::evict_first",
+                            "L2::evict_last",
+                            "L2::cache_hint",
+                            "L2::64B",
+                            "L2::128B",
                             "L2::256B"}) >= 0) {
   }
   const int vector = suffixes.take_one({"v2", "v4", "v8"});
   form.count = vector < 0 ? 1 : 2 << vector;
   constexpr int kBytes[] = {1, 1, 1, 2, 2, 2, 4, 4, 4, 4, 8, 8, 8, 8, 16};
-  const int type = suffixes.take_one({"b8", "u8", "s8", "b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64",
-                                      "s64", "f64", "b128"});
+  const int type = suffixes.take_one(
+      {"b8", "u8", "s8", "b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64", "b128"});
   if (type < 0 || !suffixes.done()) return false;
   form.bytes = kBytes[type];
   form.is_signed = type == 2 || type == 5 || type == 8;
@@ -45,7 +61,9 @@ Class counted(Space space) {
   }
 }
 
-const Operand& part(const Operand& operand, int k) { return operand.kind == Operand::Vector ? operand.parts[k] : operand; }
+const Operand& part(const Operand& operand, int k) {
+  return operand.kind == Operand::Vector ? operand.parts[k] : operand;
+}
 
 template <class T>
 void load_parts(Warp& warp, const Instruction& i) {
@@ -69,6 +87,11 @@ void load_parts(Warp& warp, const Instruction& i) {
   });
 }
 
+// Of lanes that write to one address, one is the last; which is not defined.
+void lanes_differ(Warp& warp, int lane) {
+  fault(warp, lane, "lane race", "lanes write different values to one address in one instruction");
+}
+
 template <class T>
 void store_parts(Warp& warp, const Instruction& i) {
   const int count = i.data[1];
@@ -79,6 +102,13 @@ void store_parts(Warp& warp, const Instruction& i) {
         const int lane = __builtin_ctz(left);
         std::memcpy(accesses.host[lane] + sizeof(T) * k, &value[lane], sizeof(T));
       }
+    }
+    if (!warp.block.launch.checks() || accesses.space == Space::Local) return;
+    for (int k = 0; k < count; ++k) {
+      const uint64_t* value = warp.values(part(i[1], k));
+      each(accesses.good, [&](int lane) {
+        if (std::memcmp(accesses.host[lane] + sizeof(T) * k, &value[lane], sizeof(T))) lanes_differ(warp, lane);
+      });
     }
   });
 }

@@ -57,10 +57,10 @@ void outside(Warp& warp, int lane, Space space, uint64_t address, int bytes, Int
 }
 
 // Where one lane accesses, or nullptr after a fault.
-uint8_t* checked(Warp& warp, int lane, Space space, uint64_t address, int bytes, Intent intent) {
+uint8_t* checked(Warp& warp, int lane, Space space, uint64_t address, int bytes, Intent intent, bool& writable) {
   if (address & (std::bit_ceil(unsigned(bytes)) - 1)) {
-    fault(warp, lane, "alignment", std::to_string(bytes) + " bytes at " + hex(address) + " of " + name_of(space) +
-                                       " memory");
+    fault(warp, lane, "alignment",
+          std::to_string(bytes) + " bytes at " + hex(address) + " of " + name_of(space) + " memory");
     return nullptr;
   }
   const Piece found = piece(warp, lane, space, address);
@@ -70,10 +70,12 @@ uint8_t* checked(Warp& warp, int lane, Space space, uint64_t address, int bytes,
     return nullptr;
   }
   if (intent != Intent::Read && !found.writable) {
-    fault(warp, lane, "read-only", "writes " + std::to_string(bytes) + " bytes at " + hex(address) + " of " +
-                                       name_of(space) + " memory that may only be read");
+    fault(warp, lane, "read-only",
+          "writes " + std::to_string(bytes) + " bytes at " + hex(address) + " of " + name_of(space) +
+              " memory that may only be read");
     return nullptr;
   }
+  writable = found.writable;
   return found.host + offset;
 }
 
@@ -95,6 +97,7 @@ bool all_in_one(Warp& warp, Accesses& accesses, int bytes, Intent intent) {
   if (!found.host || offset > found.size || found.size - offset < uint64_t(bytes)) return false;
   if (intent != Intent::Read && !found.writable) return false;
   for (int lane = 0; lane < kLanes; ++lane) accesses.host[lane] = found.host + (accesses.address[lane] - found.begin);
+  accesses.raced = found.writable ? accesses.good : 0;
   return true;
 }
 
@@ -104,8 +107,10 @@ void prepare(Warp& warp, Accesses& accesses, int bytes, Intent intent) {
   if (!all_in_one(warp, accesses, bytes, intent)) {
     for (uint32_t left = accesses.good; left; left &= left - 1) {
       const int lane = __builtin_ctz(left);
-      accesses.host[lane] = checked(warp, lane, accesses.space, accesses.address[lane], bytes, intent);
+      bool writable = false;
+      accesses.host[lane] = checked(warp, lane, accesses.space, accesses.address[lane], bytes, intent, writable);
       if (!accesses.host[lane]) accesses.good &= ~(1u << lane);
+      accesses.raced |= uint32_t{writable} << lane;
     }
   }
   const int check = warp.block.launch.options.check;
@@ -118,7 +123,8 @@ uint8_t* memory(Warp& warp, int lane, Space space, uint64_t address, int bytes, 
     space = space_of(address);
     if (space != Space::Global) address &= ~kWindowMask;
   }
-  return checked(warp, lane, space, address, bytes, writes ? Intent::Write : Intent::Read);
+  bool writable;
+  return checked(warp, lane, space, address, bytes, writes ? Intent::Write : Intent::Read, writable);
 }
 
 void load(Warp& warp, int lane, Space space, uint64_t address, void* out, int bytes) {
@@ -126,12 +132,13 @@ void load(Warp& warp, int lane, Space space, uint64_t address, void* out, int by
     space = space_of(address);
     if (space != Space::Global) address &= ~kWindowMask;
   }
-  const uint8_t* from = checked(warp, lane, space, address, bytes, Intent::Read);
+  bool writable = false;
+  const uint8_t* from = checked(warp, lane, space, address, bytes, Intent::Read, writable);
   if (!from) {
     std::memset(out, 0, bytes);
     return;
   }
-  if (warp.block.launch.checks()) note_lane(warp, lane, space, address, bytes, Intent::Read);
+  if (warp.block.launch.checks() && writable) note_lane(warp, lane, space, address, bytes, Intent::Read);
   std::memcpy(out, from, bytes);
 }
 
@@ -140,7 +147,8 @@ void store(Warp& warp, int lane, Space space, uint64_t address, const void* in, 
     space = space_of(address);
     if (space != Space::Global) address &= ~kWindowMask;
   }
-  uint8_t* to = checked(warp, lane, space, address, bytes, Intent::Write);
+  bool writable;
+  uint8_t* to = checked(warp, lane, space, address, bytes, Intent::Write, writable);
   if (!to) return;
   if (warp.block.launch.checks()) note_lane(warp, lane, space, address, bytes, Intent::Write);
   std::memcpy(to, in, bytes);

@@ -10,6 +10,7 @@ struct Accesses {
   alignas(64) uint64_t address[kLanes];  // in the space
   uint8_t* host[kLanes];                 // where that is
   uint32_t good = 0;                     // lanes that may
+  uint32_t raced = 0;                    // lanes in global memory that other blocks may write
   Space space = Space::Global;           // never Generic
 };
 
@@ -38,7 +39,8 @@ void access(Warp& warp, const Operand& operand, Space space, int bytes, Intent i
   if (operand.reg >= 0) {
     const uint64_t* base = warp.lanes(operand.reg);
     // Shared addresses may be in 32-bit registers, the upper bits of which are unspecified.
-    const uint64_t mask = space == Space::Shared || space == Space::Local || space == Space::Param ? 0xffffffffu : ~0ull;
+    const uint64_t mask =
+        space == Space::Shared || space == Space::Local || space == Space::Param ? 0xffffffffu : ~0ull;
     for (int lane = 0; lane < kLanes; ++lane) accesses.address[lane] = (base[lane] + offset) & mask;
   } else {
     for (int lane = 0; lane < kLanes; ++lane) accesses.address[lane] = offset;

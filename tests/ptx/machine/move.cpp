@@ -66,8 +66,8 @@ bool is_tuple(const Operand& operand, size_t count, bool source) {
 Run decode_move(Instruction& i) {
   i.counted = Class::Move;
   Suffixes suffixes{i};
-  const int type = suffixes.take_one({"pred", "b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64",
-                                      "f64", "b128"});
+  const int type =
+      suffixes.take_one({"pred", "b16", "u16", "s16", "b32", "u32", "s32", "f32", "b64", "u64", "s64", "f64", "b128"});
   if (type < 0 || !suffixes.done() || i.operands.size() != 2) return nullptr;
   if (type == 12) {
     if (is_register(i[0]) && is_register(i[1])) return move_128;
@@ -88,7 +88,8 @@ Run decode_move(Instruction& i) {
 template <bool to_space>
 void convert(Warp& warp, const Instruction& i) {
   const uint64_t window = i.data[0];
-  map(warp, warp.lanes(i[0].reg),
+  map(
+      warp, warp.lanes(i[0].reg),
       [window](uint64_t a) {
         if (!window) return a;
         return to_space ? a & ~kWindowMask : (a & 0xffffffffu) | window;
@@ -109,7 +110,8 @@ Run decode_convert(Instruction& i) {
 // isspacep.space p, a
 void is_in(Warp& warp, const Instruction& i) {
   const uint64_t window = i.data[0];
-  map(warp, warp.lanes(i[0].reg), [window](uint64_t a) { return uint64_t{(a & kWindowMask) == window}; },
+  map(
+      warp, warp.lanes(i[0].reg), [window](uint64_t a) { return uint64_t{(a & kWindowMask) == window}; },
       warp.values(i[1]));
 }
 

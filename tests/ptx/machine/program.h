@@ -47,8 +47,24 @@ struct Operand {
 
 // Classes that executed instructions are counted by.
 enum class Class : uint8_t {
-  Integer, Float, Half, Double, Special, Convert, Move, Control, Matrix, Shared, Global, Local, Param, Atomic, Shuffle,
-  Barrier, Asynchronous, Count
+  Integer,
+  Float,
+  Half,
+  Double,
+  Special,
+  Convert,
+  Move,
+  Control,
+  Matrix,
+  Shared,
+  Global,
+  Local,
+  Param,
+  Atomic,
+  Shuffle,
+  Barrier,
+  Asynchronous,
+  Count
 };
 
 struct Instruction {
@@ -60,13 +76,13 @@ struct Instruction {
   bool guard_negated = false;
   Class counted = Class::Integer;  // chosen by the decoder
   Run run = nullptr;
-  int64_t data[4] = {};                         // what the decoder wants to keep, e.g. a shape
-  std::shared_ptr<const void> more;             // the same, for what is larger
-  std::shared_ptr<const void> watch;            // of watch_wgmma
+  int64_t data[4] = {};                          // what the decoder wants to keep, e.g. a shape
+  std::shared_ptr<const void> more;              // the same, for what is larger
+  std::shared_ptr<const void> watch;             // of watch_wgmma
   void (*loop)(Warp&, const Instruction&) = {};  // what `run` of a family may call in its turn
 
   bool has(std::string_view suffix) const;
-  std::string text() const;                     // name and suffixes, as written
+  std::string text() const;  // name and suffixes, as written
   const Operand& operator[](int index) const { return operands[index]; }
 };
 

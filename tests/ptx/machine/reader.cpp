@@ -7,9 +7,9 @@ namespace ptx {
 namespace {
 
 const std::map<std::string, int> kTypes = {
-    {"pred", 8}, {"b8", 1},  {"u8", 1},  {"s8", 1},  {"b16", 2},  {"u16", 2},   {"s16", 2},  {"f16", 2},
-    {"b32", 4},  {"u32", 4}, {"s32", 4}, {"f32", 4}, {"f16x2", 4}, {"b64", 8},  {"u64", 8},  {"s64", 8},
-    {"f64", 8},  {"b128", 16}, {"bf16", 2}, {"bf16x2", 4},
+    {"pred", 8}, {"b8", 1},  {"u8", 1},  {"s8", 1},    {"b16", 2},  {"u16", 2},    {"s16", 2},
+    {"f16", 2},  {"b32", 4}, {"u32", 4}, {"s32", 4},   {"f32", 4},  {"f16x2", 4},  {"b64", 8},
+    {"u64", 8},  {"s64", 8}, {"f64", 8}, {"b128", 16}, {"bf16", 2}, {"bf16x2", 4},
 };
 
 uint64_t round_up(uint64_t value, uint64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
@@ -240,11 +240,33 @@ class Reader {
 
   // Special registers are registers that are filled at the start.
   int special(const std::string& name) {
-    static const char* const kKnown[] = {
-        "%tid.x", "%tid.y", "%tid.z", "%ntid.x", "%ntid.y", "%ntid.z", "%ctaid.x", "%ctaid.y", "%ctaid.z", "%nctaid.x",
-        "%nctaid.y", "%nctaid.z", "%laneid", "%warpid", "%nwarpid", "%lanemask_eq", "%lanemask_le", "%lanemask_lt",
-        "%lanemask_ge", "%lanemask_gt", "%dynamic_smem_size", "%total_smem_size", "%cluster_ctarank",
-        "%cluster_nctarank", "%smid", "%nsmid", "%gridid"};
+    static const char* const kKnown[] = {"%tid.x",
+                                         "%tid.y",
+                                         "%tid.z",
+                                         "%ntid.x",
+                                         "%ntid.y",
+                                         "%ntid.z",
+                                         "%ctaid.x",
+                                         "%ctaid.y",
+                                         "%ctaid.z",
+                                         "%nctaid.x",
+                                         "%nctaid.y",
+                                         "%nctaid.z",
+                                         "%laneid",
+                                         "%warpid",
+                                         "%nwarpid",
+                                         "%lanemask_eq",
+                                         "%lanemask_le",
+                                         "%lanemask_lt",
+                                         "%lanemask_ge",
+                                         "%lanemask_gt",
+                                         "%dynamic_smem_size",
+                                         "%total_smem_size",
+                                         "%cluster_ctarank",
+                                         "%cluster_nctarank",
+                                         "%smid",
+                                         "%nsmid",
+                                         "%gridid"};
     if (std::find(std::begin(kKnown), std::end(kKnown), name) == std::end(kKnown)) return -1;
     for (const Special& known : kernel_.specials)
       if (known.name == name) return known.reg;

@@ -21,7 +21,7 @@ void decode(Instruction& i) {
   const auto found = families().find(i.name);
   if (found == families().end()) throw Error("unknown instruction " + i.text());
   for (Decode decode : found->second)
-    if ((i.run = decode(i))) return;
+    if ((i.counted = Class::Integer, i.run = decode(i))) return;
   throw Error("unknown form of an instruction: " + i.text() + ", " + std::to_string(i.operands.size()) + " operands");
 }
 

@@ -1,5 +1,6 @@
-// Lanes of a warp that are at different instructions. The fragment with the lowest pc runs first, so that fragments meet
-// again at the end of a branch or loop; one that has to wait for other lanes (".sync") is parked until they arrive.
+// Lanes of a warp that are at different instructions. The fragment with the lowest pc runs first, so that fragments
+// meet again at the end of a branch or loop; one that has to wait for other lanes (".sync") is parked until they
+// arrive.
 #include <algorithm>
 
 #include "block.h"

@@ -20,18 +20,18 @@ struct Warp {
   enum State : uint8_t { Ready, AtBarrier, Done };
 
   Block& block;
-  int index;                // in its block
-  uint64_t* registers;      // 64 bits for each of 32 lanes; narrower values in the low bits, the others unspecified;
-                            // predicates are 0 or 1; .b128 takes two registers, the low half first
-  uint32_t active = 0;      // lanes that execute the current instruction: the guard predicate is applied
-  uint32_t mask = 0;        // lanes of the running fragment
-  uint32_t live = 0;        // lanes that have not left the kernel
-  int pc = 0;               // of the instruction after the current one
-  int limit = INT32_MAX;    // the next pc at which another fragment waits
+  int index;              // in its block
+  uint64_t* registers;    // 64 bits for each of 32 lanes; narrower values in the low bits, the others unspecified;
+                          // predicates are 0 or 1; .b128 takes two registers, the low half first
+  uint32_t active = 0;    // lanes that execute the current instruction: the guard predicate is applied
+  uint32_t mask = 0;      // lanes of the running fragment
+  uint32_t live = 0;      // lanes that have not left the kernel
+  int pc = 0;             // of the instruction after the current one
+  int limit = INT32_MAX;  // the next pc at which another fragment waits
   State state = Ready;
-  bool yields = false;      // lets other warps run: set by an instruction that polls
-  int barrier = -1;         // that it waits at
-  uint32_t pieces = 0;      // instructions since the fragments were last chosen fairly
+  bool yields = false;  // lets other warps run: set by an instruction that polls
+  int barrier = -1;     // that it waits at
+  uint32_t pieces = 0;  // instructions since the fragments were last chosen fairly
   std::vector<Fragment> others;
   const Instruction* current = nullptr;
   uint8_t* local = nullptr;  // local_bytes for each lane, one lane after the other
@@ -65,10 +65,14 @@ uint8_t* memory(Warp&, int lane, Space space, uint64_t address, int bytes, bool 
 // Recorded once for each kind and instruction, with kernel, block, warp, lane and line.
 void fault(Warp&, int lane, const char* kind, std::string text);
 
-// Calls f(lane) for the active lanes.
+// Calls f(lane) for some lanes, or the active ones.
+template <class F>
+inline void each(uint32_t lanes, F f) {
+  for (; lanes; lanes &= lanes - 1) f(__builtin_ctz(lanes));
+}
 template <class F>
 inline void each(const Warp& warp, F f) {
-  for (uint32_t left = warp.active; left; left &= left - 1) f(__builtin_ctz(left));
+  each(warp.active, f);
 }
 
 template <class T>
