@@ -3,14 +3,14 @@
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from typing import IO, NamedTuple
 
 import pytest
 
 from tests.ptx import machine
 from tests.ptx.cuda import build
-
-from .selection import FAST
 
 ROOT = Path(__file__).resolve().parents[3]
 KERNELS = Path(__file__).with_name("executed.py")
@@ -26,20 +26,29 @@ SHARED = (
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=f"the CUDA kernels: {build.missing()}")
 
 
-def start(target: str, *arguments: str, **environment: str) -> subprocess.Popen:
-    """Tests on the machine for a target; the output is what `finish` reads."""
+class Running(NamedTuple):
+    process: subprocess.Popen
+    output: IO[str]
+
+
+def start(target: str, *arguments: str, **environment: str) -> Running:
+    """Tests on the machine for a target."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "tests.ptx.cuda.plugin"]
     environment = os.environ | {
         "MULTIMIX_PTX_TARGET": target, "MULTIMIX_TESTED_BACKEND": "cuda", "OMP_NUM_THREADS": "1", **environment,
     }  # fmt: skip
-    return subprocess.Popen(
-        [*command, *arguments], env=environment, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    process = subprocess.Popen(
+        [*command, *arguments], env=environment, cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
     )
+    return Running(process, output)
 
 
-def finish(process: subprocess.Popen) -> None:
-    said, _ = process.communicate(timeout=3600)
-    assert process.returncode == 0, said[-8000:]
+def finish(running: Running) -> None:
+    code = running.process.wait(3600)
+    running.output.seek(0)
+    said = running.output.read()
+    assert code == 0, said[-8000:]
     assert " passed" in said
 
 
@@ -49,23 +58,17 @@ def library() -> Path:
 
 
 @pytest.fixture(scope="module")
-def fast(library):
-    """The fast selection for every target, at the same time."""
-    running = {target: start(target, *(f"{KERNELS}::{name}" for name in FAST)) for target in build.TARGETS}
-    yield running
-    for process in running.values():
-        process.kill()
+def running(library):
+    """Every test, for every target at the same time."""
+    found = {target: start(target, str(KERNELS), "-m", "") for target in build.TARGETS}
+    yield found
+    for one in found.values():
+        one.process.kill()
 
 
 @pytest.mark.parametrize("target", build.TARGETS)
-def test_kernels(fast, target):
-    finish(fast[target])
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("target", build.TARGETS)
-def test_everything(target):
-    finish(start(target, str(KERNELS), "-m", ""))
+def test_kernels(running, target):
+    finish(running[target])
 
 
 @pytest.mark.slow

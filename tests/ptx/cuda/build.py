@@ -1,5 +1,5 @@
-"""Builds the CUDA backend as a library for CPU tensors: by nvcc with the flags of setup.py, but its code is PTX, and the
-CUDA runtime that it is linked to is the stand-in of this folder.
+"""Builds the CUDA backend as a library for CPU tensors: by nvcc with the flags of setup.py, but to PTX, and linked to
+the stand-in for the CUDA runtime that is in this folder.
 
 Ninja builds again what changed, in build/ptx; the kernels alone are most of the time.
 """
@@ -108,5 +108,3 @@ def build(machine: Path) -> Path:
         if done.returncode:
             raise RuntimeError(done.stdout[-8000:] + done.stderr[-2000:])
     return FOLDER / "multimix_cuda.so"
-
-

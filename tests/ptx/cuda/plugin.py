@@ -31,7 +31,7 @@ def load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(path))
     options = machine.Options(
         seed=int(os.environ.get("MULTIMIX_PTX_SEED", 0)),
-        check=machine.CHECK_FAULTS,
+        check=machine.CHECK_FAULTS | machine.CHECK_ROUNDED,
         approximate_error=float(os.environ.get("MULTIMIX_PTX_ERROR", 0)),
         most_instructions=MOST_INSTRUCTIONS,
     )

@@ -1,7 +1,7 @@
 """What ran on the machine, by kernel: python -m tests.ptx.cuda.table FILE..., of files that MULTIMIX_PTX_COUNTS named.
 
-A row for each kernel, and for each file how many cases ran it, in how many variants (of its template), and how many warp
-instructions and launches that were.
+A row for each kernel; for each file in how many cases it ran, in how many variants of its template, how often, how many
+warp instructions that were, and with how many faults.
 """
 
 import json
