@@ -67,6 +67,8 @@ def mixed_small_kernel(
         total = row_sum(even.to(tl.float32), odd.to(tl.float32))  # (R,)
         inverse = tl.where(total == 0, 0.0, 1.0 / tl.where(total == 0, 1.0, total))
         weights = as_rows(even, odd, E, R, G)  # (R, B)
+        if OPERAND == "tf32":  # Triton cannot lay out an operand of wgmma that is nothing but a permutation
+            weights += 0.0
         # Read in the loop, from the first-level cache: kept outside they would be kept in registers.
         scores = round_operand(tl.load(scores_ptr + operands), OPERAND)  # (CLASSES, B)
         targets = round_operand(tl.load(targets_ptr + operands), OPERAND)
