@@ -25,10 +25,10 @@ def run(*parts: str, threads: int = 64, **options):
 @pytest.mark.parametrize("wait", [(COMMIT, WAIT), ("cp.async.wait_all;",), (COMMIT, COMMIT, "cp.async.wait_group 1;")])
 def test_copies(wait):
     source, out, report = run(COPY, *wait, OWN, STORE)
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(out, source)
     source, out, report = run(COPY, *wait, BARRIER, OTHER, STORE)
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(out, source.reshape(-1, 2, 4)[:, ::-1].reshape(-1, 4))
 
 
@@ -40,7 +40,7 @@ def test_zeros_beyond_the_source(size, read):
     source, out, report = run(zeros, copy, COMMIT, WAIT, OWN, STORE)
     wanted = source.copy()
     wanted.view(np.uint8).reshape(-1, 16)[:, read:] = 0
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(out, wanted)
 
 
@@ -50,7 +50,7 @@ def test_lanes_that_copy_nothing():
     zeros = "mov.b32 %r9, 0; st.shared.v4.b32 [%r1], {%r9,%r9,%r9,%r9};"
     source, out, report = run(half, zeros, "@%p1 " + COPY, "@%p1 " + COMMIT, WAIT, OWN, STORE)
     source[1::2] = 0
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(out, source)
 
 
@@ -77,4 +77,4 @@ FAULTS = {
 def test_faults(name):
     parts, kind = FAULTS[name]
     _, _, report = run(*parts)
-    assert kind in " ".join(written.kinds(report)), report["faults"]
+    assert kind in " ".join(report.kinds), report.faults

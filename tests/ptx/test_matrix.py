@@ -65,7 +65,7 @@ def run_mma(type_, k, target, a, b, c):
         mma(type_, k, target), fragments_of_a(a), fragments_of_b(b),
         np.ascontiguousarray(c.astype(np.float32)[rows, columns]), out,
     )  # fmt: skip
-    assert not report["faults"]
+    assert not report.faults
     d = np.empty((16, 8), np.float32)
     d[rows, columns] = out
     return d
@@ -130,7 +130,7 @@ def test_ldmatrix(count, transposed):
         pointers=3, shared=512,
     )  # fmt: skip
     out = np.zeros((count, 32), np.uint32)
-    assert not written.run(text, image, (16 * order).astype(np.uint32), out)["faults"]
+    assert not written.run(text, image, (16 * order).astype(np.uint32), out).faults
     wanted = np.swapaxes(matrices, 1, 2) if transposed else matrices
     assert np.array_equal(out, np.stack([units(x)[G, T] for x in wanted]))
 
@@ -158,7 +158,7 @@ def test_stmatrix(count, transposed):
     of = np.swapaxes(matrices, 1, 2) if transposed else matrices
     registers_in = np.ascontiguousarray(np.stack([units(x)[G, T] for x in of]))
     out = np.zeros((32, 8), np.uint16)
-    assert not written.run(text, registers_in, (16 * order).astype(np.uint32), out)["faults"]
+    assert not written.run(text, registers_in, (16 * order).astype(np.uint32), out).faults
     assert np.array_equal(out[order[: count * 8]].reshape(count, 8, 8), matrices)
 
 
@@ -170,4 +170,4 @@ def test_rows_are_aligned():
         ldmatrix.sync.aligned.m8n8.x1.shared.b16 {{%r4}}, [%r1];""",
         pointers=1, shared=512,
     )  # fmt: skip
-    assert "alignment" in " ".join(written.kinds(written.run(text, np.zeros(128, np.uint32))))
+    assert "alignment" in " ".join(written.run(text, np.zeros(128, np.uint32)).kinds)

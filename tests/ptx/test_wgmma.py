@@ -137,7 +137,7 @@ def test_layouts(type_, layout):
     product = Product(type_, 64, **layout)
     a, b, c = product.operands()
     d, report = product.run(product.parts(), a, b, c)
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(d, product.wanted(a, b, c))
 
 
@@ -147,7 +147,7 @@ def test_columns(type_, n):
     product = Product(type_, n)
     a, b, c = product.operands()
     d, report = product.run(product.parts(), a, b, c)
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(d, product.wanted(a, b, c))
 
 
@@ -156,7 +156,7 @@ def test_scales():
     product = Product("bf16", 16)
     a, b, c = product.operands()
     d, report = product.run(product.parts(use_d=False, scale_a=-1), a, b, c)
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(d, product.wanted(a ^ np.uint16(0x8000), b, 0 * c))
     d, _ = product.run(product.parts(scale_b=-1), a, b, c)
     assert np.array_equal(d, product.wanted(a, b ^ np.uint16(0x8000), c))
@@ -218,7 +218,7 @@ def test_faults(name):
     change, kind = FAULTS[name]
     product = Product("bf16", 16)
     _, report = product.run(change(product.parts()), *product.operands())
-    assert kind in " ".join(written.kinds(report)), report["faults"]
+    assert kind in " ".join(report.kinds), report.faults
 
 
 @pytest.mark.parametrize("name", RIGHT)
@@ -226,7 +226,7 @@ def test_right_twins(name):
     product = Product("bf16", 16)
     a, b, c = product.operands()
     d, report = product.run(RIGHT[name](product.parts()), a, b, c)
-    assert not report["faults"]
+    assert not report.faults
     assert np.array_equal(d, product.wanted(a, b, c))
 
 
@@ -234,6 +234,6 @@ def test_operand_register_written_early():
     product = Product("bf16", 16, in_registers=True)
     parts = product.parts()
     _, report = product.run(added("mov.b32 %r5, 0;", COMMIT)(parts), *product.operands())
-    assert written.kinds(report) == {"wgmma operand written early"}
+    assert report.kinds == {"wgmma operand written early"}
     _, report = product.run(added("mov.b32 %r5, 0;", WAIT)(parts), *product.operands())
-    assert not report["faults"]
+    assert not report.faults

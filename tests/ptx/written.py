@@ -22,6 +22,7 @@ def kernel(body: str, pointers: int = 4, shared: int = 0, target: str = "sm_90a"
 {REGISTERS.format(many=many)}
 {f".shared .align 1024 .b8 memory[{shared}];" if shared else ""}
 {loads}
+{"mov.u32 %r0, memory;" if shared else ""}
 mov.u32 %r0, %tid.x;
 {body}
 ret;
@@ -29,16 +30,11 @@ ret;
 """
 
 
-def run(text: str, *arrays: np.ndarray, threads: int = 32, blocks: int = 1, **options) -> dict:
-    """Launches kernel `k` with the arrays as its pointers; the report."""
+def run(text: str, *arrays: np.ndarray, threads: int = 32, blocks: int = 1, **options) -> machine.Report:
+    """Launches kernel `k` with the arrays as its pointers."""
     addresses = [struct.pack("Q", array.ctypes.data) for array in arrays]
-    ranges = [(array.ctypes.data, array.ctypes.data + array.nbytes) for array in arrays]
-    return machine.Module(text).launch("k", (blocks, 1, 1), (threads, 1, 1), 0, addresses, ranges, **options)
-
-
-def kinds(report: dict) -> set[str]:
-    """Of the faults."""
-    return {fault["kind"] for fault in report["faults"]}
+    ranges = [(array.ctypes.data, array.ctypes.data + array.nbytes, True) for array in arrays]
+    return machine.Module(text).launch("k", [blocks], [threads], addresses, ranges=ranges, **options)
 
 
 def load_registers(registers: list[str], pointer: int, scratch: int = 60) -> str:
