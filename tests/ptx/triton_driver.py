@@ -1,8 +1,8 @@
 """A driver for Triton whose GPU is virtual: the library's own launchers run unchanged, on CPU tensors.
 
-Triton compiles as for a GPU of the chosen architecture, down to PTX and no further. What becomes of a launch is up to an
-executor: `Machine` runs the PTX and raises an AssertionError with the report if there was a fault; `Recorder` compiles
-nothing and notes names, grids and times.
+Triton compiles as for a GPU of the chosen architecture, down to PTX and no further. What becomes of a launch is up to
+an executor: `Machine` runs the PTX and raises an AssertionError with the report if there was a fault; `Recorder`
+compiles nothing and notes names, grids and times.
 """
 
 import struct
