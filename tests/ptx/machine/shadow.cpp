@@ -16,6 +16,11 @@ std::string lane_name(uint32_t writer) {
 
 std::string place(uint32_t address) { return "byte " + std::to_string(address) + " of shared memory"; }
 
+// Bytes that are loaded and not used (PTX ISA, section 10, pragma used_bytes_mask).
+bool unused(const Warp& warp, uint64_t byte) {
+  return warp.current && warp.current->name == "ld" && byte < 32 && warp.current->data[3] >> byte & 1;
+}
+
 void note_shared_read(Warp& warp, int lane, uint32_t address, int bytes) {
   SharedShadow& shadow = warp.block.shadow;
   const uint32_t own = warp.index * kLanes + lane, sync = shadow.warp_sync[warp.index];
@@ -24,7 +29,7 @@ void note_shared_read(Warp& warp, int lane, uint32_t address, int bytes) {
   for (uint32_t at = address; at < address + bytes; ++at) {
     const uint32_t written = shadow.written[at], writer = shadow.writer[at];
     if (written < shadow.begin) {
-      fault(warp, lane, "uninitialised", place(at) + " is read before it is written");
+      if (!unused(warp, at - address)) fault(warp, lane, "uninitialised", place(at) + " is read before it is written");
     } else if (writer / kLanes != own / kLanes) {
       if (written > known[writer / kLanes])
         fault(warp, lane, "race", place(at) + " is read, and written by " + lane_name(writer) + " without a barrier");
