@@ -212,7 +212,11 @@ class Reader {
       scopes_.add(found.name, {Symbol::Local, -1, offset, found.bytes()});
       kernel_.local_bytes = round_up(offset + found.bytes(), 16);
     } else if (word == ".pragma") {
-      scanner_.until(';');
+      // "used_bytes_mask 4095": of the load that follows nobody reads the other bytes.
+      const std::string text = scanner_.until(';');
+      const size_t mask = text.find("used_bytes_mask");
+      if (mask != std::string::npos)
+        unused_bytes_ = ~uint32_t(std::stoul(text.substr(text.find_first_of("0123456789", mask))));
     } else if (word == ".loc" || word == ".file") {
       scanner_.skip_line();
     } else {
@@ -303,6 +307,8 @@ class Reader {
       scanner_.expect(';');
     }
     for (Operand& operand : i.operands) name_symbols(operand);
+    i.data[3] = unused_bytes_;
+    unused_bytes_ = 0;
     kernel_.code.push_back(std::move(i));
   }
 
@@ -385,6 +391,7 @@ class Reader {
   Kernel kernel_;
   std::map<std::string, size_t> labels_;
   std::map<std::string, uint32_t> places_;  // of shared variables in the kernel
+  uint32_t unused_bytes_ = 0;               // of the load that is next
   uint32_t dynamic_align_ = 1;
   bool external_ = false;
 };
