@@ -20,7 +20,7 @@ from ...support import plain, tf32
 from ...support.bounds import assert_as_accurate, assert_same_weights
 from ..corners import *  # noqa: F403
 from ..kernels import *  # noqa: F403
-from ..kernels import attention_of, draw_of, operators, randn, reference, targets
+from ..kernels import NAME, attention_of, draw_of, operators, randn, reference, targets
 from .regimes import *  # noqa: F403
 from .regimes import choose_regime
 
@@ -46,7 +46,7 @@ def device():
 
 @pytest.fixture
 def operand(request):
-    """The type of operands; TF32 is float32 where PyTorch allows it. Approximate functions are as wrong as they may be."""
+    """The type of operands; TF32 is float32 where PyTorch allows it. Approximations are as wrong as they may."""
     GPU.approximate_error, before = 1.0, torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32" if request.param == "tf32" else "ieee"
     yield request.param
