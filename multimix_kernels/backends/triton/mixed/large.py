@@ -296,7 +296,7 @@ class ScoresGradient:
         """Writes scale times the sum; there is no gradient where scores (L, b, c) are -inf."""
         gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
         add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores)
-        balance(self.out, self.target)
+        balance(self.out, scale, gram, self.target, mass)
 
 
 class WeightsGradient:
