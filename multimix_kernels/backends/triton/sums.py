@@ -111,7 +111,9 @@ def add_up_kernel(
             else:
                 inside = (e < b)[None, :] & (j < c)[:, None]
                 at = gram.target + e[None, :].to(tl.int64) * gram.example + class_part * gram.column
-                y = tl.load(at, mask=inside, other=0.0).to(tl.float32) * keep + tl.where(inside, uniform_part, 0.0)
+                y = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+                y = tl.where(tl.abs(y) < float("inf"), y, 0.0)  # what is none reaches the rows that mix it otherwise
+                y = y * keep + tl.where(inside, uniform_part, 0.0)
             total -= dot(y, products, tl.zeros((TILE, TILE), tl.float32), "fp32")
         # One class: exactly nothing, whatever the rounding.
         total = tl.where(c == 1, total * 0.0, total)
