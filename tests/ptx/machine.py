@@ -128,6 +128,7 @@ class Module:
     """
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._library, error = load(), ctypes.create_string_buffer(4096)
         self._handle = self._library.ptx_load(text.encode(), error, len(error))
         if not self._handle:

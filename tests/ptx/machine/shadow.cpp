@@ -45,6 +45,10 @@ void note_shared_read(Warp& warp, int lane, uint32_t address, int bytes) {
   }
 }
 
+void doubt(Warp& warp, int lane, uint32_t at, int other) {
+  warp.block.shadow.doubts.push_back({lane, at, warp.block.shared[at], other});
+}
+
 void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool atomic) {
   SharedShadow& shadow = warp.block.shadow;
   const uint32_t own = warp.index * kLanes + lane, sync = shadow.warp_sync[warp.index];
@@ -55,11 +59,9 @@ void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool a
       fault(warp, lane, "uninitialised", place(at) + " is changed before it is written");
     if (written >= shadow.begin && !(atomic && shadow.atomic[at])) {
       if (writer / kLanes != own / kLanes) {
-        if (written > known[writer / kLanes])
-          fault(warp, lane, "race", place(at) + " is written, as by " + lane_name(writer) + " without a barrier");
+        if (written > known[writer / kLanes]) doubt(warp, lane, at, int(writer));
       } else if (writer != own && written >= sync && shadow.instruction[at] != shadow.number) {
-        fault(warp, lane, "lane race",
-              place(at) + " is written, as by " + lane_name(writer) + " without bar.warp.sync");
+        doubt(warp, lane, at, int(writer));
       }
     }
     if (shadow.pending[at])
@@ -74,18 +76,11 @@ void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool a
   for (int other = 0; other < shadow.warps; ++other) {
     const uint32_t* read = &shadow.read[other * shadow.bytes + address];
     if (other != warp.index) {
-      uint32_t last = 0;
-      for (int k = 0; k < bytes; ++k) last = std::max(last, read[k] / 64);
-      if (last > known[other])
-        fault(warp, lane, "race",
-              place(address) + " is written, and read by warp " + std::to_string(other) + " without a barrier");
+      for (int k = 0; k < bytes; ++k)
+        if (read[k] / 64 > known[other]) doubt(warp, lane, address + k, -1 - other);
     } else {
       for (int k = 0; k < bytes; ++k)
-        if (read[k] / 64 >= sync && read[k] % 64 != uint32_t(lane))
-          fault(warp, lane, "lane race",
-                place(address + k) +
-                    " is written, and read by another lane of the warp "
-                    "without bar.warp.sync");
+        if (read[k] / 64 >= sync && read[k] % 64 != uint32_t(lane)) doubt(warp, lane, address + k, -1 - other);
     }
   }
 }
@@ -169,6 +164,22 @@ GlobalShadow::Page& GlobalShadow::of(uint64_t address) {
     page = found.get();
   }
   return *page;
+}
+
+void settle(Warp& warp) {
+  auto& doubts = warp.block.shadow.doubts;
+  for (const SharedShadow::Doubt& doubt : doubts) {
+    if (warp.block.shared[doubt.address] == doubt.before) continue;
+    const bool stored = doubt.writer >= 0;
+    const int other = stored ? doubt.writer / kLanes : -1 - doubt.writer;
+    const std::string what = stored                ? "as by " + lane_name(doubt.writer)
+                             : other == warp.index ? "and read by another lane of the warp"
+                                                   : "and read by warp " + std::to_string(other);
+    fault(warp, doubt.lane, other == warp.index ? "lane race" : "race",
+          place(doubt.address) + " is written, " + what + " without " +
+              (other == warp.index ? "bar.warp.sync" : "a barrier"));
+  }
+  doubts.clear();
 }
 
 void set_pending(Warp& warp, uint32_t address, int bytes, bool pending) {
