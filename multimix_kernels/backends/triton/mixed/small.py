@@ -74,8 +74,11 @@ def mixed_small_kernel(
         targets = round_operand(tl.load(targets_ptr + operands), OPERAND)
         zeros = tl.zeros((CLASSES, R), tl.float32)
         logits = dot(scores, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
-        mixed = dot(targets, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
-        of_targets = tl.sum(mixed, 0)  # (R,), to all digits the largest if there is one
+        mixed = dot(targets, tl.trans(weights), zeros, OPERAND)
+        # (R,), to all digits the largest if there is one. Divided after the sum: a product in it would become one
+        # operation with an addition, which threads that exchange their parts round differently.
+        of_targets = tl.sum(mixed, 0) * inverse
+        mixed *= inverse[None, :]
         known = of_targets if LABELS else tl.where(total == 0, 0.0, 1.0)
         mass = of_targets * keep + known * (uniform_part * c)
         mixed = mixed * keep + tl.where(j < c, uniform_part, 0.0) * known[None, :]
