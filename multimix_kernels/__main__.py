@@ -40,9 +40,7 @@ def libraries() -> list[str]:
     lines = []
     for name in ("cpu", "cuda"):
         info = native.build_info().get(name, {})
-        if name == "cuda" and native.SIMT:
-            text = f"{native.SIMT}, which runs the CUDA kernels on the CPU, for tests"
-        elif native.library(name).exists():
+        if native.library(name).exists():
             parts = [f"torch {info.get('torch', '?')}", info.get("compiler", "an unknown compiler")]
             parts += [f"nvcc {info['nvcc']}"] if "nvcc" in info else []
             targets = info.get("instruction_sets") or map(native.architecture_name, info.get("architectures", []))

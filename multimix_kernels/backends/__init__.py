@@ -52,7 +52,7 @@ _triton_is_missing = cache(triton.missing)
 TABLE: Mapping[str, Backend] = MappingProxyType({
     row.name: row
     for row in (
-        Backend("cuda", native.CUDA_DEVICES, LOW, lambda index: native.missing("cuda", index), by_default=False),
+        Backend("cuda", ("cuda",), LOW, lambda index: native.missing("cuda", index), by_default=False),
         Backend("triton", triton.DEVICES, LOW, lambda index: _triton_is_missing(), triton_operators, by_default=False),
         Backend("cpu", ("cpu",), (*LOW, torch.float64), lambda index: native.missing("cpu")),
         Backend("reference", (), (*LOW, torch.float64), lambda index: None, reference_operators, mixes_embeddings=True),
@@ -69,8 +69,6 @@ def _warn_of_reference(device_type: str, index: int | None, dtype: torch.dtype) 
     if device_type in fallback.warned:
         return
     rows = [row for row in TABLE.values() if device_type in row.devices and dtype in row.dtypes]
-    if device_type == "cpu":
-        rows = [row for row in rows if row.by_default]  # not the simulator of the tests
     if rows:
         fallback.warn(device_type, {row.name: row.missing(index) for row in rows})
 

@@ -290,7 +290,7 @@ def test_bias_of_minus_infinity(backend, device):
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_example_that_is_not_drawn_may_hold_anything(bad, backend, device, regime):
-    """The same bits, and no gradient of its own."""
+    """The same bits, but for the last where it is a mask; and no gradient of its own."""
     draw, attention = draw_of(device, m=2, n=4), torch.linspace(0.5, 2, B).view(1, B)
     mu = weights(backend, device, draw)
     free = (mu == 0).all(1)[0]
@@ -309,9 +309,11 @@ def test_example_that_is_not_drawn_may_hold_anything(bad, backend, device, regim
             attention.to(device), None, draw,
         )  # fmt: skip
         results[-1] += [g.cpu() for g in gradients]
+    # Tensor cores cut sums off relative to the largest exponent of a product, that of zero times a mask too.
+    cut_off = 2.0**-21 if bad == -math.inf and SIMULATED else 0
     for clean, found in ((results[0], results[2]), (results[1], results[3])):
         for x, y in zip(clean, found, strict=True):
-            assert torch.equal(x, y)
+            assert torch.equal(x, y) or (x - y).abs().max() <= cut_off * x.abs().max()
         assert not found[1][:, free].any()
 
 

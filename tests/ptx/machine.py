@@ -18,7 +18,7 @@ import torch
 HERE = Path(__file__).parent / "machine"
 CACHE = Path(__file__).parents[2] / "build" / "ptx"
 FLAGS = ["-std=c++20", "-O3", "-march=native", "-ffp-contract=off", "-fPIC", "-fvisibility=hidden", "-Wall", "-pthread"]
-CHECK_FAULTS, COUNT_TRAFFIC = 1, 2
+CHECK_FAULTS, COUNT_TRAFFIC, CHECK_ROUNDED = 1, 2, 4  # the last: operands of products in TF32 are rounded to it
 
 
 class Range(ctypes.Structure):

@@ -13,9 +13,21 @@ struct Product {
   int k;
 };
 
+// PTX leaves the low 13 bits of TF32 operands undefined; of a NaN nobody looks at them.
+void expect_tf32(Warp& warp, const Operand& vector) {
+  for (const Operand& part : vector.parts) {
+    const uint64_t* lanes = warp.values(part);
+    for (int lane = 0; lane < kLanes; ++lane)
+      if (const float x = as<float>(lanes[lane]); (lanes[lane] & 0x1fff) != 0 && x == x)
+        fault(warp, lane, "not rounded", "an operand is no number of TF32");
+  }
+}
+
 void mma(Warp& warp, const Instruction& i) {
   if (!whole(warp)) return;
   const Product product = {Element(i.data[0]), int(i.data[1])};
+  if (product.element == Element::TF32 && warp.block.launch.options.check & 4)
+    expect_tf32(warp, i[1]), expect_tf32(warp, i[2]);
   float a[16 * kMost], b[kMost * 8], d[16 * 8];
   read_a(warp, i[1], product.element, product.k, a);
   read_b(warp, i[2], product.element, b);
