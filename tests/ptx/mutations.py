@@ -14,7 +14,7 @@ from unittest.mock import patch
 from . import machine
 
 ORDERING = re.compile(
-    r"(?:@!?%\w+\s+)?\b(?P<name>bar\.(?:sync|warp\.sync)|barrier(?:\.cta)?\.sync|cp\.async\.(?:wait|commit)_\w+|"
+    r"(?P<guard>@!?%\w+\s+)?\b(?P<name>bar\.(?:sync|warp\.sync)|barrier(?:\.cta)?\.sync|cp\.async\.(?:wait|commit)_\w+|"
     r"wgmma\.(?:fence|commit_group|wait_group)|fence\.\w+|membar)\b[^;]*;"
 )
 NOWHERE = "st.global.b32 [8], 0;"  # a fault, if it is reached
@@ -64,7 +64,8 @@ class Mutant:
     reached: bool = True  # whether the launch executes the instruction
 
     def __str__(self) -> str:
-        return f"{self.kernel}, line {self.line}, {self.instruction}: {self.noticed or ('UNNOTICED' if self.reached else 'not reached')}"
+        noticed = self.noticed or ("UNNOTICED" if self.reached else "not reached")
+        return f"{self.kernel}, line {self.line}, {self.instruction}: {noticed}"
 
 
 def entry(text: str, kernel: str) -> tuple[int, int]:
@@ -88,7 +89,7 @@ def mutants(launch: Launch, **options) -> Iterator[Mutant]:
 
         report, found = launch.run(instead(""), **options)
         noticed = ", ".join(sorted(report.kinds)) or ("result" if found != result else "")
-        reached = bool(noticed) or bool(launch.run(instead(NOWHERE), **options)[0].faults)
+        reached = bool(noticed) or bool(launch.run(instead((match["guard"] or "") + NOWHERE), **options)[0].faults)
         yield Mutant(launch.kernel, match["name"], text.count("\n", 0, match.start()) + 1, noticed, reached)
 
 
