@@ -14,9 +14,10 @@ from unittest.mock import patch
 from . import machine
 
 ORDERING = re.compile(
-    r"(?:@!?%\w+\s+)?\b(?P<name>bar\.(?:sync|warp\.sync)|barrier(?:\.cta)?\.sync|cp\.async\.(?:wait|commit)_\w+|"
+    r"(?P<guard>@!?%\w+\s+)?\b(?P<name>bar\.(?:sync|warp\.sync)|barrier(?:\.cta)?\.sync|cp\.async\.(?:wait|commit)_\w+|"
     r"wgmma\.(?:fence|commit_group|wait_group)|fence\.\w+|membar)\b[^;]*;"
 )
+NOWHERE = "st.global.b32 [8], 0;"  # a fault, if it is reached
 MORE = 20  # times the instructions of the kernel that a mutant may execute
 
 
@@ -60,9 +61,11 @@ class Mutant:
     instruction: str
     line: int
     noticed: str  # kinds of faults, "result", or nothing
+    reached: bool = True  # whether the launch executes the instruction
 
     def __str__(self) -> str:
-        return f"{self.kernel}, line {self.line}, {self.instruction}: {self.noticed or 'UNNOTICED'}"
+        noticed = self.noticed or ("UNNOTICED" if self.reached else "not reached")
+        return f"{self.kernel}, line {self.line}, {self.instruction}: {noticed}"
 
 
 def entry(text: str, kernel: str) -> tuple[int, int]:
@@ -80,17 +83,21 @@ def mutants(launch: Launch, **options) -> Iterator[Mutant]:
         raise machine.Faults(right.faults)
     options["most_instructions"] = MORE * right.counts["executed"]
     for match in ORDERING.finditer(text, *entry(text, launch.kernel)):
-        changed = text[: match.start()] + " " * len(match[0]) + text[match.end() :]
-        report, found = launch.run(changed, **options)
+
+        def instead(other: str, match=match) -> str:
+            return text[: match.start()] + other + text[match.end() :]
+
+        report, found = launch.run(instead(""), **options)
         noticed = ", ".join(sorted(report.kinds)) or ("result" if found != result else "")
-        yield Mutant(launch.kernel, match["name"], text.count("\n", 0, match.start()) + 1, noticed)
+        reached = bool(noticed) or bool(launch.run(instead((match["guard"] or "") + NOWHERE), **options)[0].faults)
+        yield Mutant(launch.kernel, match["name"], text.count("\n", 0, match.start()) + 1, noticed, reached)
 
 
 @contextmanager
-def mutated(**options) -> Iterator[list[Mutant]]:
-    """What becomes of the mutants of all kernels that are launched inside, at the first launch of each text."""
+def mutated(seen: set[tuple[str, str]], **options) -> Iterator[list[Mutant]]:
+    """What becomes of the mutants of all kernels that are launched inside, other than those `seen`: texts and names."""
     found: list[Mutant] = []
-    seen, launch = set(), machine.Module.launch
+    launch = machine.Module.launch
 
     def first_mutants(module, kernel, *arguments, **given):
         if (module.text, kernel) not in seen:
@@ -104,8 +111,13 @@ def mutated(**options) -> Iterator[list[Mutant]]:
 
 
 def table(found: Sequence[Mutant]) -> str:
-    """Mutants and how many were noticed, by kernel and instruction."""
-    all_, noticed = (Counter((m.kernel, m.instruction) for m in found if m.noticed or every) for every in (True, False))
-    rows = ["| kernel | left out | mutants | noticed |", "|---|---|---|---|"]
-    rows += [f"| {kernel} | {name} | {all_[kernel, name]} | {noticed[kernel, name]} |" for kernel, name in sorted(all_)]
-    return "\n".join([*rows, f"| all | | {all_.total()} | {noticed.total()} |"])
+    """How many mutants were reached and noticed, by kernel and instruction."""
+    count: dict[tuple[str, str], Counter] = {}
+    for mutant in found:
+        for row in ((mutant.kernel, mutant.instruction), ("all", "")):
+            one = count.setdefault(row, Counter())
+            one.update(mutants=1, reached=mutant.reached, noticed=bool(mutant.noticed))
+    rows = ["| kernel | left out | mutants | reached | noticed |", "|---|---|---|---|---|"]
+    for (kernel, name), one in sorted(count.items()):
+        rows.append(f"| {kernel} | {name} | {one['mutants']} | {one['reached']} | {one['noticed']} |")
+    return "\n".join(rows)
