@@ -36,13 +36,13 @@ void sample_few(const SampleJob& job, ParallelFor run) {
   const Draw& draw = job.draw;
   constexpr int64_t kTile = 128;
   in_tiles(draw, kTile, run, [&] {
-    return [&draw, &job, mixtures = std::make_shared<FewMixtures<Real, DrawReal>>(draw, kTile, false),
+    return [&draw, &job, mixtures = std::make_shared<DrawnMixtures<Real, DrawReal>>(draw, kTile, false),
             row = Vector<Real>(draw.b)](int64_t location, int64_t first, int64_t rows) mutable {
       mixtures->draw(location, first, rows);
       for (int64_t i = 0; i < rows; ++i) {
-        mixtures->each(i, [&](int64_t example, Real weight, Real) { row[example] = weight; });
+        mixtures->each(i, [&](int64_t, int64_t example, Real weight) { row[example] = weight; });
         write_row(job.weights, job.dtype, (location * draw.n + first + i) * draw.b, draw.b, row.data());
-        mixtures->each(i, [&](int64_t example, Real, Real) { row[example] = 0; });
+        mixtures->each(i, [&](int64_t, int64_t example, Real) { row[example] = 0; });
       }
     };
   });
