@@ -51,7 +51,9 @@ class FewCrossEntropy {
     for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first_);
       if (mixes_) scores_.pack(run, first_, count);
-      schedule_.for_each_group(run, count, [&](int64_t k, int64_t group) { work(k, group); });
+      const int64_t all = count * schedule_.groups;
+      for (int64_t done = 0; done < all; done += schedule_.at_once)
+        in_shares(run, std::min(schedule_.at_once, all - done), [&] { return Worker(*this, done); });
       if (gradient_pitch_)
         parallel(run, count * pieces, [&](int64_t item) {
           const int64_t k = item / pieces;
@@ -78,91 +80,110 @@ class FewCrossEntropy {
     return x;
   }
 
-  // All rows of one group of the wave's k-th location.
-  void work(int64_t k, int64_t group) {
-    const int64_t location = first_ + k, begin = group * schedule_.rows;
-    const int64_t end = std::min(begin + schedule_.rows, draw_.n);
-    Mixtures mixtures(draw_, kTile, attention_grad_);
-    FewRows<Real> block(targets_);
-    Buffer<Real> logits(mixes_ ? 0 : N * pitch_);
-    if (!mixes_) std::fill_n(logits.get(), N * pitch_, Real(0));
-    Group sums = gradients_.begin(k, group);
-    Real upstream[kTile], losses[kTile];
-    std::fill_n(upstream, kTile, Real(1));
-    const Real inverse_scale = Real(1 / job_.scale);
-    double total = 0;
-    for (int64_t at = begin; at < end; at += kTile) {
-      const int64_t rows = std::min(kTile, end - at);
-      mixtures.draw(location, at, rows);
-      if (job_.grad_rows.data) {
-        read_row(job_.grad_rows, 0, location, at, rows, upstream);
-        for (int64_t row = 0; row < rows; ++row) upstream[row] *= inverse_scale;
-      }
-      for (int64_t row = 0; row < rows; row += N) {
-        const int64_t count = std::min<int64_t>(N, rows - row);
-        if (mixes_)
-          block.mix(mixtures, row, scores_.at(k));
-        else
-          read_logits(location, at + row, count, logits.get(), block);
-        store(losses + row, block.measure(mixtures, row));
-        if (!operand_grad_ && !attention_grad_) continue;
-        block.differentiate();
-        if (gradient_pitch_) scatter(sums, mixtures, row, count, upstream + row, block);
-        if (operand_grad_ && !mixes_) write_gradients(location, at + row, count, upstream + row, block);
-        if (attention_grad_) differentiate_attention(k, sums, mixtures, row, count, upstream + row, block);
-      }
-      gradients_.join(sums, rows, at + rows == end);
-      for (int64_t row = 0; row < rows; ++row) total += losses[row];
-      if (job_.rows) std::copy_n(losses, rows, static_cast<Real*>(job_.rows) + location * draw_.n + at);
+  // What one thread works with, on groups one after the other.
+  class Worker {
+   public:
+    Worker(FewCrossEntropy& call, int64_t first)
+        : c_(call),
+          job_(call.job_),
+          first_(first),
+          pitch_(call.pitch_),
+          mixtures_(call.draw_, kTile, call.attention_grad_),
+          block_(call.targets_),
+          logits_(call.mixes_ ? 0 : N * pitch_) {
+      if (!call.mixes_) std::fill_n(logits_.get(), N * pitch_, Real(0));
     }
-    totals_[location * schedule_.groups + group] = total;
-  }
 
-  void read_logits(int64_t location, int64_t at, int64_t count, Real* logits, FewRows<Real>& block) const {
-    for (int64_t l = 0; l < count; ++l) read_row(job_.operand, location, at + l, 0, targets_.c, logits + l * pitch_);
-    block.read(logits);
-  }
+    void operator()(int64_t item) {
+      item += first_;
+      work(item / c_.schedule_.groups, item % c_.schedule_.groups);
+    }
 
-  void scatter(const Group& sums, const Mixtures& mixtures, int64_t row, int64_t count, const Real* upstream,
-               const FewRows<Real>& block) const {
-    block.each_block([&](int64_t j, const Real* gradients) {
-      for (int64_t l = 0; l < count; ++l) {
-        const F gradient = load<F>(gradients + l * N) * upstream[l];
-        for (int64_t t = 0; t < draw_.m; ++t) {
-          Real* to = sums.operand + mixtures.examples(t, row)[l] * pitch_ + j;
-          store(to, load<F>(to) + gradient * mixtures.weight(t, row + l));
+   private:
+    // All rows of one group of the wave's k-th location.
+    void work(int64_t k, int64_t group) {
+      const int64_t location = c_.first_ + k, begin = group * c_.schedule_.rows;
+      const int64_t end = std::min(begin + c_.schedule_.rows, c_.draw_.n);
+      Group sums = c_.gradients_.begin(k, group);
+      Real upstream[kTile], losses[kTile];
+      std::fill_n(upstream, kTile, Real(1));
+      const Real inverse_scale = Real(1 / job_.scale);
+      double total = 0;
+      for (int64_t at = begin; at < end; at += kTile) {
+        const int64_t rows = std::min(kTile, end - at);
+        mixtures_.draw(location, at, rows);
+        if (job_.grad_rows.data) {
+          read_row(job_.grad_rows, 0, location, at, rows, upstream);
+          for (int64_t row = 0; row < rows; ++row) upstream[row] *= inverse_scale;
         }
+        for (int64_t row = 0; row < rows; row += N) {
+          const int64_t count = std::min<int64_t>(N, rows - row);
+          c_.mixes_ ? block_.mix(mixtures_, row, c_.scores_.at(k)) : read_logits(location, at + row, count);
+          store(losses + row, block_.measure(mixtures_, row));
+          if (!c_.operand_grad_ && !c_.attention_grad_) continue;
+          block_.differentiate();
+          if (c_.gradient_pitch_) scatter(sums, row, count, upstream + row);
+          if (c_.operand_grad_ && !c_.mixes_) write_gradients(location, at + row, count, upstream + row);
+          if (c_.attention_grad_) differentiate_attention(k, sums, row, count, upstream + row);
+        }
+        c_.gradients_.join(sums, rows, at + rows == end);
+        for (int64_t row = 0; row < rows; ++row) total += losses[row];
+        if (job_.rows) std::copy_n(losses, rows, static_cast<Real*>(job_.rows) + location * c_.draw_.n + at);
       }
-    });
-  }
+      c_.totals_[location * c_.schedule_.groups + group] = total;
+    }
 
-  void write_gradients(int64_t location, int64_t at, int64_t count, const Real* upstream,
-                       const FewRows<Real>& block) const {
-    Real* first = static_cast<Real*>(job_.grad_operand) + (location * draw_.n + at) * targets_.c;
-    block.each_block([&](int64_t j, const Real* gradients) {
-      const int64_t width = std::min<int64_t>(N, targets_.c - j);
-      for (int64_t l = 0; l < count; ++l) {
-        const Real factor = upstream[l] * Real(job_.scale);
-        Real* to = first + l * targets_.c + j;
-        for (int64_t v = 0; v < width; ++v) to[v] = gradients[l * N + v] * factor;
-      }
-    });
-  }
+    void read_logits(int64_t location, int64_t at, int64_t count) {
+      for (int64_t l = 0; l < count; ++l)
+        read_row(job_.operand, location, at + l, 0, c_.targets_.c, logits_.get() + l * pitch_);
+      block_.read(logits_.get());
+    }
 
-  // d loss / d mu_i, centred, times d mu / d a.
-  void differentiate_attention(int64_t k, const Group& sums, const Mixtures& mixtures, int64_t row, int64_t count,
-                               const Real* upstream, const FewRows<Real>& block) const {
-    F by_weight[kFewMost];
-    block.differentiate_weights(mixtures, row, mixes_ ? scores_.at(k) : nullptr, by_weight);
-    for (int64_t l = 0; l < count; ++l) {
-      Real g[kFewMost];
-      for (int64_t t = 0; t < draw_.m; ++t) g[t] = by_weight[t][l];
-      mixtures.centre(row + l, g);
-      mixtures.each(row + l, [&](int64_t t, int64_t example, Real) {
-        sums.attention[example] += upstream[l] * mixtures.derivative(t, row + l) * g[t];
+    void scatter(const Group& sums, int64_t row, int64_t count, const Real* upstream) const {
+      block_.each_block([&](int64_t j, const Real* gradients) {
+        for (int64_t l = 0; l < count; ++l) {
+          const F gradient = load<F>(gradients + l * N) * upstream[l];
+          for (int64_t t = 0; t < mixtures_.count(); ++t) {
+            Real* to = sums.operand + mixtures_.examples(t, row)[l] * pitch_ + j;
+            store(to, load<F>(to) + gradient * mixtures_.weight(t, row + l));
+          }
+        }
       });
     }
-  }
+
+    void write_gradients(int64_t location, int64_t at, int64_t count, const Real* upstream) const {
+      const int64_t c = c_.targets_.c;
+      Real* first = static_cast<Real*>(job_.grad_operand) + (location * c_.draw_.n + at) * c;
+      block_.each_block([&](int64_t j, const Real* gradients) {
+        for (int64_t l = 0; l < count; ++l) {
+          const Real factor = upstream[l] * Real(job_.scale);
+          for (int64_t v = 0; v < std::min<int64_t>(N, c - j); ++v)
+            first[l * c + j + v] = gradients[l * N + v] * factor;
+        }
+      });
+    }
+
+    // d loss / d mu_i, centred, times d mu / d a.
+    void differentiate_attention(int64_t k, const Group& sums, int64_t row, int64_t count, const Real* upstream) const {
+      F by_weight[kFewMost];
+      block_.differentiate_weights(mixtures_, row, c_.mixes_ ? c_.scores_.at(k) : nullptr, by_weight);
+      for (int64_t l = 0; l < count; ++l) {
+        Real g[kFewMost];
+        for (int64_t t = 0; t < mixtures_.count(); ++t) g[t] = by_weight[t][l];
+        mixtures_.centre(row + l, g);
+        mixtures_.each(row + l, [&](int64_t t, int64_t example, Real) {
+          sums.attention[example] += upstream[l] * mixtures_.derivative(t, row + l) * g[t];
+        });
+      }
+    }
+
+    FewCrossEntropy& c_;
+    const LossJob& job_;
+    int64_t first_, pitch_;
+    Mixtures mixtures_;
+    FewRows<Real> block_;
+    Buffer<Real> logits_;  // of a vector of rows, if they are given
+  };
 
   const LossJob& job_;
   const Draw& draw_;

@@ -135,6 +135,18 @@ class DrawnMixtures : public FewMixtures<Real> {
   FewTile<DrawReal> drawn_;
 };
 
+// Calls body(i) for i in [0, count), with a body for each thread's share: what make() returns.
+template <class Make>
+void in_shares(ParallelFor run, int64_t count, const Make& make) {
+  run(
+      count,
+      [](int64_t begin, int64_t end, void* context) {
+        auto body = (*static_cast<const Make*>(context))();
+        for (int64_t i = begin; i < end; ++i) body(i);
+      },
+      const_cast<void*>(static_cast<const void*>(&make)));
+}
+
 // For every group of every location of a wave: the gradient of an operand (b, pitch) row by row, and of the attention
 // (b). Each group adds in the order of its rows, and the groups are added up in order: the same bits for any number of
 // threads. Chains of sums are kept short, as those of equal terms would drift: in a long group they join another sum.

@@ -62,22 +62,34 @@ class FewScores {
     subtract(offset(minimum(range.low), maximum(range.high)), to);
   }
 
+  // N locations of one example.
   void pack_block(int64_t first, int64_t k, int64_t i) const {
-    Strided by_class = x_;
-    std::swap(by_class.strides[0], by_class.strides[2]);
-    alignas(64) Real block[N * N];
     Range range;
     for (int64_t j = 0; j < pitch_; j += N) {
+      alignas(64) Real block[N * N];
       const int64_t classes = std::min<int64_t>(N, c_ - j);
-      for (int64_t v = 0; v < classes; ++v) read_row(by_class, j + v, i, first + k, N, block + v * N);
-      for (int64_t v = classes; v < N; ++v) std::copy_n(block, N, block + v * N);
+      read_classes(first + k, i, j, classes, block);
       for (int64_t v = 0; v < classes; ++v) range.add(load<F>(block + v * N));
+      for (int64_t v = classes; v < N; ++v) store(block + v * N, F{});
       F x[N];
       load_transposed(block, N, x);
 #pragma GCC unroll 16
       for (int l = 0; l < N; ++l) store(row(k + l, i) + j, x[l]);
     }
+    const F middle = range.low / 2 + range.high / 2, spread = range.high - range.low;
+    if (!any((middle < 0 ? -middle : middle) > spread)) return;
     for (int l = 0; l < N; ++l) subtract(offset(range.low[l], range.high[l]), row(k + l, i));
+  }
+
+  void read_classes(int64_t location, int64_t i, int64_t j, int64_t classes, Real* block) const {
+    if (x_.dtype == DType::kFloat32 && std::is_same_v<Real, float>) {
+      const float* from = static_cast<const float*>(x_.data) + location + i * x_.strides[1] + j * x_.strides[2];
+      for (int64_t v = 0; v < classes; ++v) store(block + v * N, load<F>(from + v * x_.strides[2]));
+      return;
+    }
+    Strided by_class = x_;
+    std::swap(by_class.strides[0], by_class.strides[2]);
+    for (int64_t v = 0; v < classes; ++v) read_row(by_class, j + v, i, location, N, block + v * N);
   }
 
   void subtract(Real offset, Real* to) const {

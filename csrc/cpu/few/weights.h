@@ -126,10 +126,9 @@ class FewSampler {
       for (int64_t s = 0; s < t; ++s) taken |= ranks[s] == rank;
       ranks[t] = taken ? splat<U>(last) : rank;
       uint32_t* to = tile.example(t, row);
-      for (int l = 0; l < N; ++l) {
-        const uint32_t r = uint32_t(ranks[t][l]);
-        to[l] = candidates_.empty() ? r : candidates_[r];
-      }
+      if constexpr (!kLogSpace) store(to, ranks[t]);
+      if (kLogSpace || !candidates_.empty())
+        for (int l = 0; l < N; ++l) to[l] = candidates_.empty() ? uint32_t(ranks[t][l]) : candidates_[ranks[t][l]];
     }
   }
 
