@@ -34,7 +34,11 @@ class FewMix {
     const int64_t pieces = (b_ + Gradients::kPiece - 1) / Gradients::kPiece;
     for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first_);
-      parallel(run, count * schedule_.groups, [&](int64_t k) { work(k / schedule_.groups, k % schedule_.groups); });
+      in_shares(run, count * schedule_.groups, [&] {
+        return [&, mixtures = Mixtures(draw_, kTile, attention_grad_)](int64_t k) mutable {
+          work(k / schedule_.groups, k % schedule_.groups, mixtures);
+        };
+      });
       if (values_grad_)
         parallel(run, count * pieces, [&](int64_t item) {
           const int64_t k = item / pieces;
@@ -57,10 +61,9 @@ class FewMix {
   }
 
   // All rows of one group of the wave's k-th location.
-  void work(int64_t k, int64_t group) const {
+  void work(int64_t k, int64_t group, Mixtures& mixtures) const {
     const int64_t location = first_ + k, first = group * schedule_.rows;
     const int64_t last = std::min(first + schedule_.rows, draw_.n);
-    Mixtures mixtures(draw_, kTile, attention_grad_);
     Group sums = gradients_.begin(k, group);
     for (int64_t at = first; at < last; at += kTile) {
       const int64_t rows = std::min(kTile, last - at);
