@@ -16,11 +16,13 @@ namespace MULTIMIX_ISA {
 constexpr int64_t kFewBytes = 8 << 20;    // of scores; more are left to panels, see operands.h
 constexpr int64_t kFewClasses = 1 << 16;  // more would need too much memory for a vector of rows
 
-// Whether a loss is computed here.
+// Whether a loss is computed here. Gathering m of b rows of scores costs as much for each class as a product over about
+// 6 m of them; up to 256 classes what is saved in drawing the weights outweighs that.
 template <class Real>
 bool few_fits(const LossJob& job) {
-  const int64_t pitch = round_up(job.target.c, Simd<Real>::lanes);
-  return draws_few(job.draw) && pitch <= kFewClasses && job.draw.b * pitch * int64_t(sizeof(Real)) <= kFewBytes;
+  const int64_t b = job.draw.b, pitch = round_up(job.target.c, Simd<Real>::lanes);
+  const bool is_cheaper = !job.mix_scores || pitch <= 256 || 6 * job.draw.m <= b;
+  return draws_few(job.draw) && is_cheaper && pitch <= kFewClasses && b * pitch * int64_t(sizeof(Real)) <= kFewBytes;
 }
 
 template <class Real, class DrawReal>

@@ -31,9 +31,10 @@ class FewScores {
   // Packs `count` locations from `first` on. Where locations are neighbours in memory N of them are read at a time.
   void pack(ParallelFor run, int64_t first, int64_t count) const {
     const int64_t blocks = x_.strides[0] == 1 && x_.strides[2] != 1 ? count / N : 0;
-    parallel(run, blocks * b_, [&](int64_t item) { pack_block(first, item / b_ * N, item % b_); });
-    const int64_t done = blocks * N;
-    parallel(run, (count - done) * b_, [&](int64_t item) { pack_row(first, done + item / b_, item % b_); });
+    parallel(run, (blocks + count - blocks * N) * b_, [&](int64_t item) {
+      const int64_t k = item / b_, i = item % b_;
+      k < blocks ? pack_block(first, k * N, i) : pack_row(first, k - blocks + blocks * N, i);
+    });
   }
 
  private:
