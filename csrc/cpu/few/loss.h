@@ -7,6 +7,7 @@
 // n.
 #pragma once
 
+#include "cpu/few/gradients.h"
 #include "cpu/few/rows.h"
 #include "cpu/few/scores.h"
 
@@ -46,26 +47,14 @@ class FewCrossEntropy {
         gradient_pitch_(mixes_ && operand_grad_ ? pitch_ : 0),
         schedule_(needs()),
         scores_(job.operand, draw_.b, targets_.c, mixes_ ? schedule_.wave : 0),
-        gradients_(schedule_, draw_, gradient_pitch_, attention_grad_),
+        gradients_(schedule_, draw_, gradient_pitch_, result()),
         totals_(draw_.r * schedule_.groups) {
-    const int64_t b = draw_.b, c = targets_.c, pieces = (b + Gradients::kPiece - 1) / Gradients::kPiece;
-    const Real scale = Real(job.scale);
     for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
-      const int64_t count = std::min(schedule_.wave, draw_.r - first_);
+      const int64_t count = std::min(schedule_.wave, draw_.r - first_), all = count * schedule_.groups;
       if (mixes_) scores_.pack(run, first_, count);
-      const int64_t all = count * schedule_.groups;
       for (int64_t done = 0; done < all; done += schedule_.at_once)
         in_shares(run, std::min(schedule_.at_once, all - done), [&] { return Worker(*this, done); });
-      if (gradient_pitch_)
-        parallel(run, count * pieces, [&](int64_t item) {
-          const int64_t k = item / pieces;
-          Real* to = static_cast<Real*>(job_.grad_operand) + (first_ + k) * b * c;
-          gradients_.add_up_operand(k, item % pieces, c, scale, to);
-        });
-      if (attention_grad_)
-        parallel(run, count, [&](int64_t k) {
-          gradients_.add_up_attention(k, scale, static_cast<Real*>(job_.grad_attention) + (first_ + k) * b);
-        });
+      gradients_.end_wave(run, first_, count);
     }
     if (!job.total) return;
     *job.total = 0;
@@ -82,6 +71,11 @@ class FewCrossEntropy {
     return x;
   }
 
+  typename Gradients::Result result() const {
+    Real* operand = gradient_pitch_ ? static_cast<Real*>(job_.grad_operand) : nullptr;
+    return {operand, targets_.c, static_cast<Real*>(job_.grad_attention), Real(job_.scale)};
+  }
+
   // What one thread works with, on groups one after the other.
   class Worker {
    public:
@@ -92,6 +86,7 @@ class FewCrossEntropy {
           pitch_(call.pitch_),
           mixtures_(call.draw_, kTile, call.attention_grad_),
           block_(call.targets_),
+          sums_(call.gradients_.make_sums()),
           logits_(call.mixes_ ? 0 : N * pitch_) {
       if (!call.mixes_) std::fill_n(logits_.get(), N * pitch_, Real(0));
     }
@@ -106,7 +101,7 @@ class FewCrossEntropy {
     void work(int64_t k, int64_t group) {
       const int64_t location = c_.first_ + k, begin = group * c_.schedule_.rows;
       const int64_t end = std::min(begin + c_.schedule_.rows, c_.draw_.n);
-      Group sums = c_.gradients_.begin(k, group);
+      Group sums = c_.gradients_.begin(k, group, sums_);
       Real upstream[kTile], losses[kTile];
       std::fill_n(upstream, kTile, Real(1));
       const Real inverse_scale = Real(1 / job_.scale);
@@ -128,10 +123,11 @@ class FewCrossEntropy {
           if (c_.operand_grad_ && !c_.mixes_) write_gradients(location, at + row, count, upstream + row);
           if (c_.attention_grad_) differentiate_attention(k, sums, row, count, upstream + row);
         }
-        c_.gradients_.join(sums, rows, at + rows == end);
+        c_.gradients_.join(sums, rows);
         for (int64_t row = 0; row < rows; ++row) total += losses[row];
         if (job_.rows) std::copy_n(losses, rows, static_cast<Real*>(job_.rows) + location * c_.draw_.n + at);
       }
+      c_.gradients_.end(sums, location);
       c_.totals_[location * c_.schedule_.groups + group] = total;
     }
 
@@ -184,6 +180,7 @@ class FewCrossEntropy {
     int64_t first_, pitch_;
     Mixtures mixtures_;
     FewRows<Real> block_;
+    Buffer<Real> sums_;
     Buffer<Real> logits_;  // of a vector of rows, if they are given
   };
 

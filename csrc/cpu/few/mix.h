@@ -5,6 +5,7 @@
 #pragma once
 
 #include "cpu/elements.h"
+#include "cpu/few/gradients.h"
 #include "cpu/few/mixtures.h"
 
 namespace multimix {
@@ -30,25 +31,15 @@ class FewMix {
         attention_grad_(job.grad_attention != nullptr),
         pitch_(values_grad_ ? round_up(d_, N) : 0),
         schedule_(needs()),
-        gradients_(schedule_, draw_, pitch_, attention_grad_) {
-    const int64_t pieces = (b_ + Gradients::kPiece - 1) / Gradients::kPiece;
+        gradients_(schedule_, draw_, pitch_,
+                   {static_cast<Real*>(job.grad_values), d_, static_cast<Real*>(job.grad_attention), Real(1)}) {
     for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first_);
       in_shares(run, count * schedule_.groups, [&] {
-        return [&, mixtures = Mixtures(draw_, kTile, attention_grad_)](int64_t k) mutable {
-          work(k / schedule_.groups, k % schedule_.groups, mixtures);
-        };
+        return [&, mixtures = Mixtures(draw_, kTile, attention_grad_), own = gradients_.make_sums()](
+                   int64_t k) mutable { work(k / schedule_.groups, k % schedule_.groups, mixtures, own); };
       });
-      if (values_grad_)
-        parallel(run, count * pieces, [&](int64_t item) {
-          const int64_t k = item / pieces;
-          Real* to = static_cast<Real*>(job_.grad_values) + (first_ + k) * b_ * d_;
-          gradients_.add_up_operand(k, item % pieces, d_, Real(1), to);
-        });
-      if (attention_grad_)
-        parallel(run, count, [&](int64_t k) {
-          gradients_.add_up_attention(k, Real(1), static_cast<Real*>(job_.grad_attention) + (first_ + k) * b_);
-        });
+      gradients_.end_wave(run, first_, count);
     }
   }
 
@@ -61,17 +52,18 @@ class FewMix {
   }
 
   // All rows of one group of the wave's k-th location.
-  void work(int64_t k, int64_t group, Mixtures& mixtures) const {
+  void work(int64_t k, int64_t group, Mixtures& mixtures, const Buffer<Real>& own) const {
     const int64_t location = first_ + k, first = group * schedule_.rows;
     const int64_t last = std::min(first + schedule_.rows, draw_.n);
-    Group sums = gradients_.begin(k, group);
+    Group sums = gradients_.begin(k, group, own);
     for (int64_t at = first; at < last; at += kTile) {
       const int64_t rows = std::min(kTile, last - at);
       mixtures.draw(location, at, rows);
       for (int64_t i = 0; i < rows; ++i)
         job_.mixed ? mix(location, at + i, mixtures, i) : differentiate(sums, location, at + i, mixtures, i);
-      gradients_.join(sums, rows, at + rows == last);
+      gradients_.join(sums, rows);
     }
+    gradients_.end(sums, location);
   }
 
   void mix(int64_t location, int64_t at, const Mixtures& mixtures, int64_t i) const {

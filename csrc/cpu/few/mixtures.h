@@ -1,5 +1,5 @@
-// The mixtures of a tile of rows as the operators read them: weights in one type, drawn in another; the partial
-// gradients that they are scattered to. May include few/weights.h and schedule.h.
+// The mixtures of a tile of rows as the operators read them: weights in one type, drawn in another. May include
+// few/weights.h and schedule.h.
 #pragma once
 
 #include "cpu/few/transpose.h"
@@ -146,88 +146,6 @@ void in_shares(ParallelFor run, int64_t count, const Make& make) {
       },
       const_cast<void*>(static_cast<const void*>(&make)));
 }
-
-// For every group of every location of a wave: the gradient of an operand (b, pitch) row by row, and of the attention
-// (b). Each group adds in the order of its rows, and the groups are added up in order: the same bits for any number of
-// threads. Chains of sums are kept short, as those of equal terms would drift: in a long group they join another sum.
-template <class Real>
-class ScatteredGradients {
-  using F = typename Simd<Real>::F;
-  static constexpr int N = Simd<Real>::lanes;
-  static constexpr int64_t kChain = 64;  // terms that an example's row gets before they join the others, about
-
- public:
-  static constexpr int64_t kPiece = 16;  // rows that are added up by one task
-
-  static int64_t size(int64_t b, int64_t pitch, bool attention) { return 2 * (b * pitch + (attention ? b : 0)); }
-
-  ScatteredGradients(const Schedule& schedule, const Draw& draw, int64_t pitch, bool attention)
-      : groups_(schedule.groups),
-        b_(draw.b),
-        pitch_(pitch),
-        count_(size(b_, pitch, attention) / 2),
-        chain_(std::max<int64_t>(kChain * b_ / draw.m, 1)),
-        stride_(schedule.rows > chain_ ? 2 * count_ : count_),
-        memory_(schedule.wave * groups_ * stride_, "partial gradients") {}
-
-  // What a group adds to while it works.
-  struct Group {
-    Real *operand, *attention;
-    int64_t rows;  // since the last join
-  };
-
-  Group begin(int64_t k, int64_t group) const {
-    Real* sums = memory_.get() + (k * groups_ + group) * stride_;
-    std::fill_n(sums, stride_, Real(0));
-    return {sums, sums + b_ * pitch_, 0};
-  }
-
-  // After some rows, and at the end of the group.
-  void join(Group& sums, int64_t rows, bool last) const {
-    sums.rows += rows;
-    if (stride_ == count_ || (sums.rows < chain_ && !last)) return;
-    sums.rows = 0;
-    Real* total = sums.operand + count_;
-    for (int64_t j = 0; j < count_; ++j) {
-      total[j] += sums.operand[j];
-      sums.operand[j] = 0;
-    }
-  }
-
-  // A piece of the operand's gradient at the wave's k-th location, times the scale, to contiguous rows (b, columns).
-  void add_up_operand(int64_t k, int64_t piece, int64_t columns, Real scale, Real* to) const {
-    const int64_t begin = piece * kPiece, end = std::min(begin + kPiece, b_);
-    for (int64_t i = begin; i < end; ++i)
-      for (int64_t j = 0; j < columns; j += N) {
-        const Real* from = totals(k) + i * pitch_ + j;
-        F sum = load<F>(from);
-        for (int64_t group = 1; group < groups_; ++group) sum += load<F>(from + group * stride_);
-        sum *= scale;
-        // A whole vector may run over into the rows that follow.
-        if ((end - i) * columns - j >= N) {
-          store(to + i * columns + j, sum);
-        } else {
-          for (int64_t l = 0; l < std::min<int64_t>(N, columns - j); ++l) to[i * columns + j + l] = sum[l];
-        }
-      }
-  }
-
-  void add_up_attention(int64_t k, Real scale, Real* to) const {
-    const Real* from = totals(k) + b_ * pitch_;
-    for (int64_t i = 0; i < b_; ++i) {
-      Real sum = from[i];
-      for (int64_t group = 1; group < groups_; ++group) sum += from[group * stride_ + i];
-      to[i] = sum * scale;
-    }
-  }
-
- private:
-  // The sums of the first group.
-  const Real* totals(int64_t k) const { return memory_.get() + k * groups_ * stride_ + stride_ - count_; }
-
-  int64_t groups_, b_, pitch_, count_, chain_, stride_;
-  Buffer<Real> memory_;
-};
 
 }  // namespace MULTIMIX_ISA
 }  // namespace multimix
