@@ -145,7 +145,7 @@ class _CrossEntropy(Function):
         else:
             # Out of place, so that a second backward through the same graph is right.
             with torch.no_grad():
-                gradients = [upstream * gradient for gradient in saved[:2]]
+                gradients = [upstream * g if want else g for g, want in zip(saved, ctx.want, strict=False)]
         gradients = _cast(ctx, gradients)
         if _graph_wanted():
             if ctx.options.reduction != NONE:
