@@ -97,10 +97,7 @@ def normaliser_kernel(
             gap = (of_target * top[:, None] - keep * mixed) * unit[:, None]
         gap = tl.where(gap > -highest_mask(OPERAND), float("inf"), gap)
         loss += tl.sum(tl.where(w == 0, 0.0, w * (gap + of_target * rest[:, None])), 1)
-        if LABELS:
-            share += tl.sum(w * mass, 1)
-        else:  # probabilities of an example without weight may be NaN
-            share += tl.sum(tl.where(w == 0, 0.0, w * mass), 1)
+        share += tl.sum(w * mass, 1)
         score_sum += tl.sum(w * tl.load(examples.sums + at)[None, :], 1)
         flaw += tl.sum(tl.where(w == 0, 0.0, w * tl.load(examples.flaw + at)[None, :]), 1)
     bad = tl.where(flaw == flaw, 0.0, flaw)  # NaN

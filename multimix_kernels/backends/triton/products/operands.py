@@ -26,9 +26,11 @@ from .targets import Target
 class Examples(NamedTuple):
     """What rows mix besides scores."""
 
-    mass: Tensor  # (width,): of each smoothed target; 0 of an ignored one, NaN of a label or probability that is none
+    mass: Tensor  # (width,): of each smoothed target; 0 of an ignored one, NaN of a label that does not exist
     sums: Tensor | None = None  # (places, width): of the shifted scores that are no masks, over classes
-    flaw: Tensor | None = None  # (places, width): NaN with scores or probabilities of NaN, inf with masks if smoothed
+    # (places, width): NaN with scores or probabilities that are NaN or infinite, inf with masks if smoothed. Without
+    # scores it is the mass that is NaN.
+    flaw: Tensor | None = None
 
 
 class Scores(NamedTuple):
@@ -148,7 +150,8 @@ def prepare_kernel(
         weight = tl.where(lost, 0.0, tl.where((label >= 0) & (label < c), 1.0, float("nan")))
     else:
         weight = tl.where(exists, tl.sum(mass, 1) * keep + smoothing, 0.0)
-        weight = tl.where(lacks, float("nan"), weight)
+        if scores is None:  # there are no flaws
+            weight = tl.where(lacks, float("nan"), weight)
     tl.store(examples.mass + i, weight, mask=once)
     tl.store(kept_ptr + i, (real & ~lacks).to(tl.int8), mask=once)
 
