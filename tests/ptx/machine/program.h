@@ -37,6 +37,8 @@ struct Operand {
   };
   Kind kind = None;
   bool negated = false;                // "!%p1"
+  bool named = false;                  // an address that begins with the symbol `text`
+  bool dynamic = false;                // dynamic shared memory: it begins where static ends, when that is known
   int reg = -1;                        // of a register or the base of an address
   uint64_t bits = 0;                   // a value; of .f32 the low 32 bits; decimal numbers of a .f32 are converted
   int64_t offset = 0;                  // of an address, with the address of its symbol
@@ -76,10 +78,9 @@ struct Instruction {
   bool guard_negated = false;
   Class counted = Class::Integer;  // chosen by the decoder
   Run run = nullptr;
-  int64_t data[4] = {};                          // what the decoder wants to keep, e.g. a shape
-  std::shared_ptr<const void> more;              // the same, for what is larger
-  std::shared_ptr<const void> watch;             // of watch_wgmma
-  void (*loop)(Warp&, const Instruction&) = {};  // what `run` of a family may call in its turn
+  int64_t data[4] = {};               // what the decoder wants to keep, e.g. a shape
+  std::shared_ptr<const void> more;   // the same, for what is larger
+  std::shared_ptr<const void> watch;  // of watch_wgmma
 
   bool has(std::string_view suffix) const;
   std::string text() const;  // name and suffixes, as written
