@@ -97,7 +97,7 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
     found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
     ready = dict(WIDTH=B, CLASSES=1024, R=2, CHUNK=1024, OPERAND="bf16", LABELS=True, NAN=False)
     found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False))
-    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024), 4, 1, False))
+    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024, EXAMPLES=128), 4, 1, False))
     found.append(Case("finish", finish_kernel, "bf16", dict(TILE=1024), 4, 1, False))
     found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}
