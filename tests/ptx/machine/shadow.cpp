@@ -21,28 +21,39 @@ bool unused(const Warp& warp, uint64_t byte) {
   return warp.current && warp.current->name == "ld" && byte < 32 && warp.current->data[3] >> byte & 1;
 }
 
+void check_read(Warp& warp, int lane, uint32_t at, bool used) {
+  const SharedShadow& shadow = warp.block.shadow;
+  const uint32_t own = warp.index * kLanes + lane, written = shadow.written[at], writer = shadow.writer[at];
+  if (written < shadow.begin) {
+    if (used) fault(warp, lane, "uninitialised", place(at) + " is read before it is written");
+  } else if (writer / kLanes != own / kLanes) {
+    if (written > shadow.known[warp.index * shadow.warps + writer / kLanes])
+      fault(warp, lane, "race", place(at) + " is read, and written by " + lane_name(writer) + " without a barrier");
+  } else if (writer != own && written >= shadow.warp_sync[warp.index]) {
+    fault(warp, lane, "lane race",
+          place(at) + " is read, and written by " + lane_name(writer) + " without bar.warp.sync");
+  }
+  if (shadow.pending[at] == 1)
+    fault(warp, lane, "asynchronous copy", place(at) + " is read before the copy into it is waited for");
+}
+
 void note_shared_read(Warp& warp, int lane, uint32_t address, int bytes) {
   SharedShadow& shadow = warp.block.shadow;
-  const uint32_t own = warp.index * kLanes + lane, sync = shadow.warp_sync[warp.index];
-  const uint32_t* known = &shadow.known[size_t(warp.index) * shadow.warps];
-  uint32_t* read = &shadow.read[warp.index * shadow.bytes];
-  for (uint32_t at = address; at < address + bytes; ++at) {
-    const uint32_t written = shadow.written[at], writer = shadow.writer[at];
-    if (written < shadow.begin) {
-      if (!unused(warp, at - address)) fault(warp, lane, "uninitialised", place(at) + " is read before it is written");
-    } else if (writer / kLanes != own / kLanes) {
-      if (written > known[writer / kLanes])
-        fault(warp, lane, "race", place(at) + " is read, and written by " + lane_name(writer) + " without a barrier");
-    } else if (writer != own && written >= sync) {
-      fault(warp, lane, "lane race",
-            place(at) + " is read, and written by " + lane_name(writer) + " without bar.warp.sync");
-    }
-    if (shadow.pending[at] == 1)
-      fault(warp, lane, "asynchronous copy", place(at) + " is read before the copy into it is waited for");
-    const uint32_t before = read[at];
-    const bool others = before / 64 >= sync && before % 64 != uint32_t(lane);
-    read[at] = shadow.time * 64 + (others ? SharedShadow::kSeveral : lane);
+  // What a check of the first byte says is true of all that were written at the same time by the same thread.
+  const uint32_t *written = &shadow.written[address], first = written[0];
+  const uint16_t *writer = &shadow.writer[address], one = writer[0];
+  const uint8_t* pending = &shadow.pending[address];
+  uint32_t different = 0;
+  for (int k = 0; k < bytes; ++k) different |= (written[k] ^ first) | uint32_t(writer[k] ^ one) | pending[k];
+  if (!different && first >= shadow.begin) {
+    check_read(warp, lane, address, true);
+  } else {
+    for (int k = 0; k < bytes; ++k) check_read(warp, lane, address + k, !unused(warp, k));
   }
+  const uint32_t sync = shadow.warp_sync[warp.index], own = lane, now = shadow.time * 64;
+  uint32_t* read = &shadow.read[warp.index * shadow.bytes + address];
+  for (int k = 0; k < bytes; ++k)
+    read[k] = now + (read[k] / 64 >= sync && read[k] % 64 != own ? SharedShadow::kSeveral : own);
 }
 
 void doubt(Warp& warp, int lane, uint32_t at, int other) {
@@ -75,13 +86,13 @@ void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool a
   }
   for (int other = 0; other < shadow.warps; ++other) {
     const uint32_t* read = &shadow.read[other * shadow.bytes + address];
-    if (other != warp.index) {
-      for (int k = 0; k < bytes; ++k)
-        if (read[k] / 64 > known[other]) doubt(warp, lane, address + k, -1 - other);
-    } else {
-      for (int k = 0; k < bytes; ++k)
-        if (read[k] / 64 >= sync && read[k] % 64 != uint32_t(lane)) doubt(warp, lane, address + k, -1 - other);
-    }
+    const uint32_t least = other == warp.index ? sync : known[other] + 1;  // of reads that are not ordered
+    uint32_t last = 0;
+    for (int k = 0; k < bytes; ++k) last = std::max(last, read[k] / 64);
+    if (last < least) continue;
+    for (int k = 0; k < bytes; ++k)
+      if (read[k] / 64 >= least && (other != warp.index || read[k] % 64 != uint32_t(lane)))
+        doubt(warp, lane, address + k, -1 - other);
   }
 }
 
@@ -194,7 +205,7 @@ void note(Warp& warp, const Accesses& accesses, int bytes, Intent intent) {
       const int lane = __builtin_ctz(left);
       note_shared(warp, lane, uint32_t(accesses.address[lane]), bytes, intent);
     }
-  } else if (accesses.space == Space::Global) {
+  } else if (accesses.space == Space::Global && warp.block.launch.blocks() > 1) {
     for (uint32_t left = accesses.good & accesses.raced; left; left &= left - 1) {
       const int lane = __builtin_ctz(left);
       note_global(warp, lane, accesses.address[lane], bytes, intent);
@@ -206,7 +217,7 @@ void note_lane(Warp& warp, int lane, Space space, uint64_t address, int bytes, I
   if (space == Space::Shared) {
     if (intent != Intent::Read) ++warp.block.shadow.number;
     note_shared(warp, lane, uint32_t(address), bytes, intent);
-  } else if (space == Space::Global) {
+  } else if (space == Space::Global && warp.block.launch.blocks() > 1) {
     note_global(warp, lane, address, bytes, intent);
   }
 }
