@@ -100,9 +100,9 @@ struct SmallBlock {
     for (int row = warp; row < job.plan.rows; row += job.plan.warps) {
       float total = 0;
       for (int i = threadIdx.x % kWarp; i < job.plan.width; i += kWarp)
-        total += to_float(tile[row * job.plan.pitch + i]) * mass[i];
+        total += to_float(tile[row * job.plan.pitch + i]) * (mass[i] - 1);  // exactly one of masses that are one
       total = warp_sum(total);
-      total = inverse[row] == 0 ? 0.0f : total * inverse[row];
+      total = inverse[row] == 0 ? 0.0f : 1 + total * inverse[row];
       if (threadIdx.x % kWarp == 0) share[row] = total > kMostShare ? kNaN : total;  // scores that are not numbers
     }
   }

@@ -6,6 +6,8 @@ Ninja builds again what changed, in build/ptx; the kernels alone are most of the
 
 import fcntl
 import importlib.util
+import os
+import shlex
 import subprocess
 import sys
 from functools import cache
@@ -18,6 +20,7 @@ HERE = Path(__file__).parent
 CUDA = ROOT / "csrc" / "cuda"
 FOLDER = ROOT / "build" / "ptx" / "cuda"
 TARGETS = {"sm_80": "80", "sm_90a": "90a"}  # as nvcc writes them in -gencode
+LONGEST = ("sample", "small")  # to compile: they begin
 # Super-blocks are so small that some hundred rows make several.
 SMALL = "-DMULTIMIX_SCRATCH_BYTES=65536"
 # What torch.cpp puts between the backend and torch, and overrides.cpp between its operators and launchers.
@@ -67,11 +70,12 @@ def ninja_file(machine: Path) -> str:
     include = Path(torch.__file__).parent / "include"
     codes = " ".join(f"-gencode=arch=compute_{x},code=compute_{x}" for x in TARGETS.values())
     flags = " ".join(map(word, setup.HOST_FLAGS))
-    to_host = word(f"-Xcompiler={','.join(setup.HOST_FLAGS)}")
+    to_host = word(f"-Xcompiler={','.join(map(shlex.quote, setup.HOST_FLAGS))}")
+    host = os.environ.get("NVCC_CCBIN") or next(part for part in compiler.split() if "ccache" not in part)
     common = f"{setup.COMMON} {SMALL} -I {word(ROOT / 'csrc')} -MMD -MF $out.d -c $in -o $out"
     compiled = f"{flags} {setup.STABLE} -DUSE_CUDA -isystem {word(include)}"
     compiled += f" -isystem {word(toolkit.folder_of('cuda_runtime.h'))}"
-    nvcc = f"{word(toolkit.home / 'bin' / 'nvcc')} --no-compress -ccbin {word(compiler.split()[-1])} {to_host}"
+    nvcc = f"{word(toolkit.home / 'bin' / 'nvcc')} --no-compress -ccbin {word(host)} {to_host}"
     wrapped = " ".join(f"-Wl,--wrap={name}" for name in WRAPPED)
     torch_libraries = f"-L{word(include.parent / 'lib')} -ltorch -ltorch_cpu"
     rules = {
@@ -79,7 +83,8 @@ def ninja_file(machine: Path) -> str:
         "compile": f"{compiler} {compiled} {common}",
         "link": f"{compiler} -shared $in -o $out {wrapped} {torch_libraries} -Wl,-z,defs {word(machine)}",
     }
-    sources = [*sorted(CUDA.rglob("*.cu")), CUDA / "operators.cpp", *sorted(HERE.glob("*.cpp"))]
+    kernels = sorted(CUDA.rglob("*.cu"), key=lambda path: (path.stem not in LONGEST, path))
+    sources = [*kernels, CUDA / "operators.cpp", *sorted(HERE.glob("*.cpp"))]
     objects = {FOLDER / f"{source.parent.name}_{source.stem}.o": source for source in sources}
     lines = []
     for name, command in rules.items():

@@ -18,7 +18,7 @@ import torch
 from multimix_kernels.backends import TABLE
 
 from .. import machine
-from .build import build
+from .build import TARGETS, build, missing
 
 SHARED_LIMITS = {"sm_80": 163 << 10, "sm_90a": 227 << 10}  # bytes of a block
 TARGET = os.environ.get("MULTIMIX_PTX_TARGET", "sm_80")
@@ -27,6 +27,10 @@ MOST_INSTRUCTIONS = 10**9  # of one launch: more is a hang
 
 def load() -> ctypes.CDLL:
     """Puts the library in the place of the backend's."""
+    if reason := missing():
+        raise pytest.UsageError(f"the CUDA kernels cannot be built: {reason}")
+    if TARGET not in TARGETS:
+        raise pytest.UsageError(f"MULTIMIX_PTX_TARGET: expected one of {', '.join(TARGETS)}, got {TARGET!r}")
     path = build(machine.build())
     library = ctypes.CDLL(str(path))
     options = machine.Options(

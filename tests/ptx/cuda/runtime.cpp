@@ -13,6 +13,8 @@
 namespace standin {
 namespace {
 
+constexpr size_t kMostReported = 2000;  // of a report, in an error
+
 // What a .cu file becomes. Its PTX is read at the first launch.
 struct Binary {
   const void* wrapper;
@@ -82,7 +84,7 @@ cudaError_t launch(const Function& function, dim3 grid, dim3 block, void** argum
       reports().lines.push_back(function.name);
       reports().lines.push_back(report);
     }
-    if (faults) return fail(cudaErrorLaunchFailure, function.name + " on " + device().target + ": " + report);
+    if (faults) return fail(cudaErrorLaunchFailure, device().target + ": " + report.substr(0, kMostReported));
   } catch (const std::exception& error) {
     return fail(cudaErrorLaunchFailure, function.name + ": " + error.what());
   }
