@@ -1,4 +1,4 @@
-"""The machine sees what orders memory: of the compiled kernels' barriers, waits and fences, nearly all when left out."""
+"""The machine sees what orders memory: most barriers, waits and fences of the compiled kernels, when left out."""
 
 import importlib.util
 import json
