@@ -162,6 +162,19 @@ def test_stmatrix(count, transposed):
     assert np.array_equal(out[order[: count * 8]].reshape(count, 8, 8), matrices)
 
 
+@pytest.mark.parametrize("transposed", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+def test_elements_are_of_other_lanes(ordered, transposed):
+    """A lane that names the row that it wrote is not the one that reads it."""
+    text = written.kernel(
+        f"""shl.b32 %r1, %r0, 4; st.shared.v4.b32 [%r1], {{%r0,%r0,%r0,%r0}};
+        {"bar.warp.sync -1;" if ordered else ""}
+        ldmatrix.sync.aligned.m8n8.x4{".trans" if transposed else ""}.shared.b16 {{%r4,%r5,%r6,%r7}}, [%r1];""",
+        pointers=0, shared=512,
+    )  # fmt: skip
+    assert written.run(text).kinds == (set() if ordered else {"lane race"})
+
+
 def test_rows_are_aligned():
     """ldmatrix of a row that begins at 8."""
     text = written.kernel(

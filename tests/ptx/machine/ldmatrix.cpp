@@ -40,11 +40,28 @@ Accesses accesses_of(Warp& warp, const Operand& address, int count, Intent inten
   return accesses;
 }
 
+// Lanes read the elements that they get, whoever names their rows.
+void note_elements(Warp& warp, const Accesses& rows, int count, bool transposed) {
+  Accesses read;
+  read.space = Space::Shared;
+  for (int matrix = 0; matrix < count; ++matrix)
+    for (int half = 0; half < (transposed ? 2 : 1); ++half) {
+      read.good = 0;
+      for (int lane = 0; lane < kLanes; ++lane) {
+        const int g = group_of(lane), t = member_of(lane), row = 8 * matrix + (transposed ? 2 * t + half : g);
+        read.address[lane] = rows.address[row] + (transposed ? 2 * g : 4 * t);
+        read.good |= (rows.good >> row & 1) << lane;
+      }
+      note(warp, read, transposed ? 2 : 4, Intent::Read);
+    }
+}
+
 void ldmatrix(Warp& warp, const Instruction& i) {
   if (!whole(warp)) return;
   Rows rows = {};
   const int count = int(i[0].parts.size());
   const Accesses accesses = accesses_of(warp, i[1], count, Intent::Read);
+  if (warp.block.launch.checks()) note_elements(warp, accesses, count, i.data[0]);
   for (int lane = 0; lane < 8 * count; ++lane)
     if (accesses.good >> lane & 1) std::memcpy(rows.elements[lane], accesses.host[lane], kRow);
   for (int matrix = 0; matrix < count; ++matrix) {
