@@ -56,7 +56,8 @@ def multimix_cross_entropy(
         m: examples in each interpolation, drawn uniformly without replacement; None: all b. At most b: where the
             last mini-batch of an epoch is smaller, pass min(m, len(input)), or drop that batch.
         alpha: Dirichlet concentration within [0.01, 1000]: a float; a (low, high) range, from which one is drawn
-            for each interpolation; or a Tensor (b,), one per example.
+            for each interpolation; or a Tensor (b,), one per example. Under torch.compile a new float is compiled
+            once more, and a Tensor (b,) or () is not.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
         ignore_index: an example with this class index is left out of every mixture. If all are, the mean is NaN.
         reduction: "mean", "sum", or "none".

@@ -45,8 +45,8 @@ Draw draw_of(Call& call, int64_t b, int64_t r, const DrawArguments& from) {
   if (from.ignored) draw.ignored = call.contiguous<bool>(*from.ignored, ScalarType::Bool, "ignored");
   if (from.attention) draw.attention = call.contiguous<float>(*from.attention, ScalarType::Float, "attention");
   // Values on the device cannot be looked at without waiting for it: they get the widest arithmetic.
-  const bool narrow = !from.alpha && from.low >= 0.3;
-  const bool accurate = from.low < 0.4 || from.high > 4;  // beyond, the hardware's logarithm is not enough
+  const bool narrow = !from.alpha && from.low >= kAccurateFrom;
+  const bool accurate = from.low < kHardwareFrom || from.high > kHardwareTo;
   draw.arithmetic = !narrow ? Arithmetic::kLogSpace : accurate ? Arithmetic::kAccurate : Arithmetic::kHardware;
   return draw;
 }

@@ -128,6 +128,7 @@ class Module:
     """
 
     def __init__(self, text: str) -> None:
+        self.text = text
         self._library, error = load(), ctypes.create_string_buffer(4096)
         self._handle = self._library.ptx_load(text.encode(), error, len(error))
         if not self._handle:
@@ -179,7 +180,7 @@ class Module:
             ranges = [(begin, begin + storage.nbytes(), True) for begin, storage in storages.items()]
         buffers = [ctypes.create_string_buffer(value, max(len(value), 1)) for value in values]
         pointers = (ctypes.c_void_p * max(len(buffers), 1))(*(ctypes.addressof(buffer) for buffer in buffers))
-        report = ctypes.create_string_buffer(1 << 20)
+        report = ctypes.create_string_buffer(1 << 17)
         self._library.ptx_launch(
             self._handle, kernel.encode(), three(grid), three(block), shared, pointers,
             (Range * max(len(ranges), 1))(*(Range(*item) for item in ranges)), len(ranges),

@@ -5,6 +5,7 @@ import pytest
 
 from . import written
 
+ZEROS = "mov.b32 %r9, 0; st.shared.v4.b32 [%r1], {%r9,%r9,%r9,%r9};"
 START = "shl.b32 %r1, %r0, 4; mul.wide.u32 %rd4, %r0, 16; add.s64 %rd4, %rd0, %rd4;"
 COPY = "cp.async.cg.shared.global [%r1], [%rd4], 16;"
 COMMIT, WAIT, BARRIER = "cp.async.commit_group;", "cp.async.wait_group 0;", "bar.sync 0;"
@@ -36,8 +37,7 @@ def test_copies(wait):
 def test_zeros_beyond_the_source(size, read):
     cache = "cg" if size == 16 else "ca"
     copy = f"mov.b32 %r3, {read}; cp.async.{cache}.shared.global [%r1], [%rd4], {size}, %r3;"
-    zeros = "mov.b32 %r9, 0; st.shared.v4.b32 [%r1], {%r9,%r9,%r9,%r9};"
-    source, out, report = run(zeros, copy, COMMIT, WAIT, OWN, STORE)
+    source, out, report = run(ZEROS, copy, COMMIT, WAIT, OWN, STORE)
     wanted = source.copy()
     wanted.view(np.uint8).reshape(-1, 16)[:, read:] = 0
     assert not report.faults
@@ -47,8 +47,7 @@ def test_zeros_beyond_the_source(size, read):
 def test_lanes_that_copy_nothing():
     """Groups are counted by lane."""
     half = "and.b32 %r8, %r0, 1; setp.eq.u32 %p1, %r8, 0;"
-    zeros = "mov.b32 %r9, 0; st.shared.v4.b32 [%r1], {%r9,%r9,%r9,%r9};"
-    source, out, report = run(half, zeros, "@%p1 " + COPY, "@%p1 " + COMMIT, WAIT, OWN, STORE)
+    source, out, report = run(half, ZEROS, "@%p1 " + COPY, "@%p1 " + COMMIT, WAIT, OWN, STORE)
     source[1::2] = 0
     assert not report.faults
     assert np.array_equal(out, source)
@@ -62,6 +61,9 @@ FAULTS = {
     "read by another without a barrier": ((COPY, COMMIT, WAIT, OTHER, STORE), "race"),
     "barrier before the wait": ((COPY, COMMIT, BARRIER, WAIT, OTHER, STORE), "race"),
     "overwritten meanwhile": ((COPY, COMMIT, "st.shared.b32 [%r1], %r0;", WAIT, OWN, STORE), "asynchronous"),
+    "into what others still read": (
+        (ZEROS, BARRIER, OTHER, COPY, COMMIT, BARRIER, WAIT), "race"
+    ),
     "copied over meanwhile": ((COPY, COMMIT, COPY, COMMIT, WAIT, OWN, STORE), "asynchronous"),
     "outside the source": (("add.s64 %rd4, %rd4, 1024;", COPY, COMMIT, WAIT), "bounds"),
     "outside shared memory": (("add.u32 %r1, %r1, 2048;", COPY, COMMIT, WAIT), "bounds"),
@@ -71,6 +73,12 @@ FAULTS = {
         ("mov.b32 %r3, 20; cp.async.cg.shared.global [%r1], [%rd4], 16, %r3;", COMMIT, WAIT), "size of a copy"
     ),
 }  # fmt: skip
+
+
+def test_into_what_others_have_read():
+    """The right twin."""
+    _, _, report = run(ZEROS, BARRIER, OTHER, BARRIER, COPY, COMMIT, WAIT)
+    assert not report.faults
 
 
 @pytest.mark.parametrize("name", FAULTS)

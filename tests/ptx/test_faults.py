@@ -8,9 +8,11 @@ from .small import run
 STORE = "mad.wide.u32 %rd3, %r0, 4, %rd1; st.global.u32 [%rd3], %r9;"
 LOAD = "mad.wide.u32 %rd2, %r0, 4, %rd0; ld.global.u32 %r8, [%rd2];"
 # Shared memory x of 64 words; %r2 the thread's place, %r3 that of a thread of the other warp, %r4 of the lane beside.
-PLACES = """.shared .align 16 .b32 x[64]; mov.u32 %r5, x; shl.b32 %r2, %r0, 2; xor.b32 %r3, %r2, 128; xor.b32 %r4, %r2, 4;
-add.u32 %r2, %r2, %r5; add.u32 %r3, %r3, %r5; add.u32 %r4, %r4, %r5; mov.u32 %r9, 0;
-setp.eq.u32 %p1, %r0, 0; setp.lt.u32 %p2, %r0, 32; mov.u32 %r10, %ctaid.x; setp.eq.u32 %p3, %r10, 0;"""
+# %p1 is the first thread, %p2 the first warp, %p3 the first block; %p4 nobody.
+PLACES = """.shared .align 16 .b32 x[64]; mov.u32 %r5, x; shl.b32 %r2, %r0, 2; xor.b32 %r3, %r2, 128;
+xor.b32 %r4, %r2, 4; add.u32 %r2, %r2, %r5; add.u32 %r3, %r3, %r5; add.u32 %r4, %r4, %r5; mov.u32 %r9, 0;
+setp.eq.u32 %p1, %r0, 0; setp.lt.u32 %p2, %r0, 32; mov.u32 %r10, %ctaid.x; setp.eq.u32 %p3, %r10, 0;
+setp.ne.u32 %p4, 0, 0;"""
 ALL = "st.shared.u32 [%r2], %r0; bar.sync 0;"  # everything is written, and known to all
 
 # Name: kind of the fault, the wrong code, the right code. Of 64 threads in two blocks; a and b have 128 words.
@@ -20,7 +22,7 @@ PLANTED = {
     "half beyond the end": ("bounds", "ld.global.u64 %rd9, [%rd0+512];", "ld.global.u64 %rd9, [%rd0+504];"),
     "null": ("bounds", "mov.u64 %rd9, 0; ld.global.u32 %r9, [%rd9];", "ld.global.u32 %r9, [%rd0];"),
     "write beyond the end": (
-        "bounds", "@%p1 @%p1x st.global.u32 [%rd1+512], 1;".replace("@%p1x ", ""), "@%p1 st.shared.u32 [x], 1;",
+        "bounds", "@%p1 st.global.u32 [%rd1+512], 1;", "and.pred %p1, %p1, %p3; @%p1 st.global.u32 [%rd1+508], 1;",
     ),
     "outside shared memory": ("bounds", f"{ALL} ld.shared.u32 %r9, [x+256];", f"{ALL} ld.shared.u32 %r9, [x+252];"),
     "outside local memory": (
@@ -45,18 +47,22 @@ PLANTED = {
         "@%p3 st.shared.u32 [%r2], 1; @%p3 ld.shared.u32 %r9, [%r2];",
     ),
     "read after write": (
-        "race", "st.shared.u32 [%r2], 1; ld.shared.u32 %r9, [%r3];", "st.shared.u32 [%r2], 1; bar.sync 0; ld.shared.u32 %r9, [%r3];"
+        "race", f"{ALL} st.shared.u32 [%r2], 1; ld.shared.u32 %r9, [%r3];",
+        f"{ALL} st.shared.u32 [%r2], 1; bar.sync 0; ld.shared.u32 %r9, [%r3];",
     ),
     "write after read": (
         "race", f"{ALL} ld.shared.u32 %r9, [%r2]; st.shared.u32 [%r3], 1;",
         f"{ALL} ld.shared.u32 %r9, [%r2]; bar.sync 0; st.shared.u32 [%r3], 1;",
     ),
     "write after write": (
-        "race", "st.shared.u32 [%r2], 1; st.shared.u32 [%r3], 1;",
-        "st.shared.u32 [%r2], 1; bar.sync 0; st.shared.u32 [%r3], 1;",
+        "race", "st.shared.u32 [%r2], 1; st.shared.u32 [%r3], 2;",
+        "st.shared.u32 [%r2], 1; bar.sync 0; st.shared.u32 [%r3], 2;",
+    ),
+    "warps write different values": (
+        "race", "shr.u32 %r7, %r0, 5; st.shared.u32 [x], %r7;", "shr.u32 %r7, %r0, 6; st.shared.u32 [x], %r7;"
     ),
     "bytes of one word are apart": (
-        "race", "shl.b32 %r7, %r0, 31; shr.u32 %r7, %r7, 31; st.shared.u8 [x], 1;",
+        "race", "shr.u32 %r7, %r0, 5; st.shared.u8 [x], %r7;",
         "shr.u32 %r7, %r0, 5; add.u32 %r7, %r7, %r5; st.shared.u8 [%r7], 1;",
     ),
     "a barrier too few in a loop": (
@@ -68,20 +74,22 @@ PLANTED = {
         add.u32 %r7, %r7, 1; setp.lt.u32 %p4, %r7, 3; @%p4 bra L;""",
     ),
     "another barrier": (
-        "race", """@!%p2 bra B; st.shared.u32 [%r2], 1; bar.arrive 2, 32; bar.sync 1, 64; bra E;
-        B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; bar.sync 0; bra E; E: @%p2 st.shared.u32 [%r2], 2; @%p2 bar.sync 0;""",
-        """@!%p2 bra B; st.shared.u32 [%r2], 1; bar.arrive 2, 32; bar.sync 1, 64; bra E;
-        B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; bar.sync 0; bra E; E: @%p2 bar.sync 0; @%p2 st.shared.u32 [%r2], 2;""",
+        "race", """@!%p2 bra B; st.shared.u32 [%r2], 1; bar.sync 1, 64; st.shared.u32 [%r2], 2; bar.sync 0; bra E;
+        B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; bar.sync 0; E:""",
+        """@!%p2 bra B; st.shared.u32 [%r2], 1; bar.sync 1, 64; bar.sync 0; st.shared.u32 [%r2], 2; bra E;
+        B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; bar.sync 0; E:""",
     ),
     "writes after it arrived": (
-        "race", "@!%p2 bra B; bar.arrive 1, 64; st.shared.u32 [%r2], 1; bra E; B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; E:",
-        "@!%p2 bra B; st.shared.u32 [%r2], 1; bar.arrive 1, 64; bra E; B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; E:",
+        "race", f"""{ALL} @!%p2 bra B; bar.arrive 1, 64; st.shared.u32 [%r2], 1; bra E;
+        B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; E:""",
+        f"""{ALL} @!%p2 bra B; st.shared.u32 [%r2], 1; bar.arrive 1, 64; bra E;
+        B: bar.sync 1, 64; ld.shared.u32 %r9, [x]; E:""",
     ),
     "atomic and plain": (
-        "race", f"{ALL} atom.shared.add.u32 %r9, [x], 1; @!%p2 ld.shared.u32 %r9, [x];",
+        "race", f"{ALL} @%p2 atom.shared.add.u32 %r9, [x], 1; @!%p2 ld.shared.u32 %r9, [x];",
         f"{ALL} atom.shared.add.u32 %r9, [x], 1; bar.sync 0; @!%p2 ld.shared.u32 %r9, [x];",
     ),
-    "lanes write different values": ("lane race", "st.shared.u32 [x], %r0; @!%p2 ret;", "@%p2 st.shared.u32 [x], 5;"),
+    "lanes write different values": ("lane race", "@%p2 st.shared.u32 [x], %r0;", "@%p2 st.shared.u32 [x], 5;"),
     "lanes write different values to global memory": (
         "lane race", "@%p3 st.global.u32 [%rd1], %r0;", "@%p3 st.global.u32 [%rd1], 5;"
     ),
@@ -93,7 +101,9 @@ PLANTED = {
         "lane race", f"{ALL} ld.shared.u32 %r9, [%r4]; st.shared.u32 [%r2], 1;",
         f"{ALL} ld.shared.u32 %r9, [%r4]; bar.warp.sync -1; st.shared.u32 [%r2], 1;",
     ),
-    "blocks write one place": ("global race", "@%p1 st.global.u32 [%rd0], 1;", "@%p1 @%p3 st.global.u32 [%rd0], 1;".replace("@%p1 @%p3", "@%p4")),
+    "blocks write one place": (
+        "global race", "@%p1 st.global.u32 [%rd0], 1;", "and.pred %p1, %p1, %p3; @%p1 st.global.u32 [%rd0], 1;"
+    ),
     "a block reads what another writes": (
         "global race", "@%p3 st.global.u32 [%rd0+4], 7; @!%p3 ld.global.u32 %r9, [%rd0+4];",
         "@%p3 st.global.u32 [%rd0+4], 7; @%p3 ld.global.u32 %r9, [%rd0+4];",
@@ -111,7 +121,8 @@ PLANTED = {
         "and.b32 %r7, %r0, 1; setp.eq.u32 %p4, %r7, 1; @%p4 bra B; mov.u32 %r9, 1; B: bar.sync 0;",
     ),
     "a shuffle in a branch": (
-        "deadlock", "setp.lt.u32 %p4, %r0, 7; @%p4 bra B; shfl.sync.bfly.b32 %r9, %r0, 1, 31, -1; bra E; B: bar.sync 0; E:",
+        "deadlock",
+        "setp.lt.u32 %p4, %r0, 7; @%p4 bra B; shfl.sync.bfly.b32 %r9, %r0, 1, 31, -1; bra E; B: bar.sync 0; E:",
         "setp.lt.u32 %p4, %r0, 7; @%p4 bra B; mov.u32 %r7, 1; B: shfl.sync.bfly.b32 %r9, %r0, 1, 31, -1;",
     ),
     "a shuffle from a lane that has left": (
@@ -129,8 +140,7 @@ PLANTED = {
 
 def launch(code: str, **options):
     a, b = torch.arange(128, dtype=torch.int32), torch.zeros(128, dtype=torch.int32)
-    before = "setp.ne.u32 %p4, 0, 0;"
-    return run(f"{PLACES} {before} {code}", a, b, threads=64, grid=2, most_instructions=1_000_000, **options)
+    return run(f"{PLACES} {code}", a, b, threads=64, grid=2, most_instructions=1_000_000, **options)
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -145,9 +155,7 @@ def test_planted(name, seed):
 
 def test_where():
     """A fault names kernel, line, block, warp and lane."""
-    code = (
-        "setp.eq.u32 %p4, %r0, 37;\n@!%p3 @%p4 ld".replace("@!%p3 @%p4 ld", "@%p4 ld") + ".global.u32 %r9, [%rd0+512];"
-    )
+    code = "setp.eq.u32 %p4, %r0, 37; @%p4 ld.global.u32 %r9, [%rd0+512];"
     a = torch.zeros(128, dtype=torch.int32)
     (fault,) = run(PLACES + code, a, a, threads=64, grid=1).faults
     assert {key: fault[key] for key in ("kind", "kernel", "block", "warp", "lane", "times")} == {

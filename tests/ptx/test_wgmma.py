@@ -198,6 +198,10 @@ FAULTS = {
     "wgmma.fence before the registers are written": (moved(LOAD_D, FENCE), "missing wgmma.fence"),
     "no fence.proxy.async": (without(PROXY), "missing fence.proxy.async"),
     "fence.proxy.async before the stores": (moved(COPY, PROXY), "missing fence.proxy.async"),
+    "no second wgmma.fence": (
+        lambda parts: [*parts, "mov.f32 %f0, 0f00000000;", *parts[PRODUCT : WAIT + 1]],
+        "missing wgmma.fence",
+    ),
     "no barrier": (without(BARRIER), "race"),
     "operand overwritten early": (added("st.shared.b32 [%r62], %r63;", COMMIT), "asynchronous"),
     "half a warp": (lambda parts: ["setp.ge.u32 %p2, %r0, 112; @%p2 ret;", *parts], "part of a warp"),
@@ -208,6 +212,9 @@ RIGHT = {
     "operand overwritten behind a barrier": lambda parts: [*parts, "bar.sync 0; st.shared.b32 [%r62], %r63;"],
     "registers renamed": lambda parts: [
         *parts[: COMMIT + 1], "mov.f32 %f300, %f0;", parts[WAIT], "mov.f32 %f0, %f300;", parts[STORE]
+    ],
+    "constants moved behind the fence": lambda parts: [
+        *parts, parts[FENCE], "mov.f32 %f0, 0f00000000;", *parts[PRODUCT : WAIT + 1]
     ],
     "another register written meanwhile": added("mov.f32 %f301, 0f00000000;", COMMIT),
 }  # fmt: skip

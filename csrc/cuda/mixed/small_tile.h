@@ -162,7 +162,7 @@ struct SmallBlock {
 
   // From sums of weights to logits in units of ln 2; not zero where there are no weights, as zero times infinity is
   // NaN.
-  static MULTIMIX_DEVICE float scale_of(float unit) { return unit == 0 ? kLog2E : unit * kLog2E; }
+  static MULTIMIX_DEVICE float scale_of(float unit) { return (unit == 0 ? 1.0f : unit) * kLogitUnit<operand>; }
 
   // The largest logit of each row among this warp's classes, and the sum of the exponentials relative to it.
   MULTIMIX_DEVICE void normalise(const float (&logits)[kPairs][2][4], const float (&unit)[2]) const {

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .host import device, shapes
 from .host.blocks import Block, blocks, width
-from .host.constants import FLOOR, FLOOR_16, LEAST, LOG2E
+from .host.constants import FLOOR, LEAST, LEAST_LOGIT_16, LOG2E
 from .products.columns import Columns, load_columns, mix_columns
 from .products.dot import dot, round_operand
 from .products.operands import Prepared, prepare
@@ -127,7 +127,7 @@ def on_target(x, row, target, i, top, rest, shift, below, keep, uniform_part, ig
         cost = tl.where(known[None, :], ((top[:, None] - hit) + rest[:, None]) * keep, 0.0)
         spread = mass * uniform_part
     else:
-        lowest: tl.constexpr = FLOOR_16 if OPERAND == "fp16" else FLOOR
+        lowest: tl.constexpr = LEAST_LOGIT_16 if OPERAND == "fp16" else FLOOR
         hit = tl.zeros((R, DEPTH), tl.float32)
         for start in range(0, x.c, CLASSES):
             j = start + tl.arange(0, CLASSES)
@@ -206,7 +206,10 @@ def soft_kernel(
         at = k[:, None] * WIDTH + i[None, :]
         stored_weights = tl.load(drawn.weights + at)  # (R, DEPTH)
         w = stored_weights.to(tl.float32) * inverse[:, None]
-        share += tl.sum(w * mass, 1)
+        if target.labels is None:  # probabilities of an example without weight may be NaN
+            share += tl.sum(tl.where(w == 0, 0.0, w * mass), 1)
+        else:
+            share += tl.sum(w * mass, 1)
         if target.labels is not None:
             # To the last bit as targets are mixed: where they agree nothing is left of softmax less target.
             ones = tl.broadcast_to(tl.trans(mass), (DEPTH, 16))

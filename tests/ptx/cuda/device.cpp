@@ -27,6 +27,8 @@ EXPORTED void standin_use(const char* target, int shared_limit, const ptx_option
   standin::device().options = *options;
 }
 
+EXPORTED void standin_observe(standin::Observer observer) { standin::device().observer = observer; }
+
 // The bytes of all reports; with room for them, they are copied and forgotten.
 EXPORTED size_t standin_reports(char* out, size_t size) {
   standin::Reports& all = standin::reports();

@@ -9,11 +9,16 @@
 
 namespace standin {
 
+// Told of each launch before it runs: the module's PTX, and what ptx_launch is given.
+using Observer = void (*)(const char* text, const char* kernel, const uint32_t* grid, const uint32_t* threads,
+                          uint32_t shared, void** arguments, const ptx_range* ranges, size_t count);
+
 struct Device {
   std::string target = "sm_80";
   int processors = 3;               // few, so that small grids have several rounds of blocks
   int shared_limit = 163 << 10;     // of a block (CUDA C++ Programming Guide, compute capabilities)
   ptx_options options{0, 3, 0, 0};  // of the machine
+  Observer observer = nullptr;
 };
 Device& device();
 

@@ -72,6 +72,9 @@ cudaError_t launch(const Function& function, dim3 grid, dim3 block, void** argum
   try {
     void* module = function.binary->module(device().target);
     const uint32_t blocks[3] = {grid.x, grid.y, grid.z}, threads[3] = {block.x, block.y, block.z};
+    if (device().observer)
+      device().observer(ptx_of(function.binary->wrapper, device().target).c_str(), function.name.c_str(), blocks,
+                        threads, uint32_t(shared), arguments, ranges().data(), ranges().size());
     std::string report(1 << 16, '\0');
     const int faults = ptx_launch(module, function.name.c_str(), blocks, threads, uint32_t(shared), arguments,
                                   ranges().data(), ranges().size(), &device().options, report.data(), report.size());

@@ -74,6 +74,15 @@ void read_part(Warp& warp, Copy& copy, uint64_t source, uint32_t read) {
   for (uint32_t k = 0; k < read; ++k) load(warp, copy.lane, Space::Global, source + k, copy.data + k, 1);
 }
 
+void start(Warp& warp, const Copy& copy) {
+  const auto pending = warp.block.shadow.pending.begin() + copy.shared;
+  if (std::any_of(pending, pending + copy.bytes, [](uint8_t state) { return state != 0; }))
+    fault(warp, copy.lane, "asynchronous copy", "into bytes that another copy or product is still under way for");
+  set_pending(warp, copy.shared, copy.bytes, false);
+  store(warp, copy.lane, Space::Shared, copy.shared, copy.data, copy.bytes);
+  set_pending(warp, copy.shared, copy.bytes, true);
+}
+
 // Destination, source, size, and how much of it is read; the others are zero.
 void copy(Warp& warp, const Instruction& i) {
   Copies& copies = copies_of(warp);
@@ -90,12 +99,7 @@ void copy(Warp& warp, const Instruction& i) {
       read_part(warp, made, from.address[lane], sizes.read[lane]);
     else if (from.good >> lane & 1)
       std::memcpy(made.data, from.host[lane], sizes.bytes);
-    if (checks) {
-      const auto pending = warp.block.shadow.pending.begin() + made.shared;
-      if (std::any_of(pending, pending + made.bytes, [](uint8_t state) { return state != 0; }))
-        fault(warp, lane, "asynchronous copy", "into bytes that another copy or product is still under way for");
-      set_pending(warp, made.shared, made.bytes, true);
-    }
+    if (checks) start(warp, made);
     copies.pending.push_back(made);
   }
 }

@@ -7,7 +7,8 @@
 namespace ptx {
 namespace {
 
-constexpr int kTurn = 1 << 16;  // instructions of a warp until the next one has a turn
+constexpr size_t kMostFaults = 100;  // that are told apart
+constexpr int kTurn = 1 << 16;       // instructions of a warp until the next one has a turn
 
 void fill(Warp& warp, const Special& special) {
   const Block& block = warp.block;
@@ -60,18 +61,19 @@ void start(Warp& warp, uint32_t threads) {
   for (const Special& special : warp.block.launch.kernel.specials) fill(warp, special);
 }
 
-// A turn of a warp.
+// Instructions of a warp until it waits, has left, or others have waited long enough for it.
 void take_turn(Warp& warp) {
   Launch& launch = warp.block.launch;
   const Instruction* code = launch.kernel.code.data();
   uint64_t* classes = launch.counts.classes;
   warp.yields = false;
-  int left = kTurn;
-  while (warp.state == Warp::Ready && left-- && !warp.yields) {
+  int done = 0;
+  while (done < kTurn && warp.state == Warp::Ready && !warp.yields) {
     if (warp.pc >= warp.limit) {
       warp.choose();
       continue;
     }
+    ++done;
     const Instruction& i = code[warp.pc++];
     warp.active = warp.mask;
     if (i.guard >= 0) {
@@ -85,8 +87,7 @@ void take_turn(Warp& warp) {
     ++classes[int(i.counted)];
     i.run(warp, i);
   }
-  warp.executed += kTurn - left;
-  launch.executed += kTurn - left;
+  launch.executed += done;
 }
 
 }  // namespace
@@ -138,8 +139,7 @@ void run(Launch& launch) {
   const size_t registers = size_t{kLanes} * launch.kernel.registers;
   std::vector<Lanes> memory(size_t{1} * launch.kernel.registers * warps);
   std::vector<uint8_t> local(size_t{kLanes} * launch.kernel.local_bytes * warps);
-  const uint64_t blocks = uint64_t{launch.grid[0]} * launch.grid[1] * launch.grid[2];
-  std::vector<uint32_t> order(blocks);
+  std::vector<uint32_t> order(launch.blocks());
   std::iota(order.begin(), order.end(), 0);
   if (launch.options.seed) std::shuffle(order.begin(), order.end(), launch.random);
   Block block(launch);
@@ -174,6 +174,7 @@ void fault(Warp& warp, int lane, const char* kind, std::string text) {
       return;
     }
   }
+  if (launch.faults.size() >= kMostFaults) return;
   const uint32_t* block = warp.block.index;
   launch.faults.push_back({kind, std::move(text), line, {block[0], block[1], block[2]}, warp.index, lane, 1});
 }

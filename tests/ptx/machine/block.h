@@ -52,11 +52,12 @@ struct Launch {
   std::mt19937_64 random;
   std::vector<Fault> faults;
   Counts counts;
-  uint64_t executed = 0;
-  bool stop = false;  // after a fault that leaves nothing to go on with
+  uint64_t executed = 0;  // instructions of warps, with those that a predicate left out
+  bool stop = false;      // after a fault that leaves nothing to go on with
   GlobalShadow global;
 
   Launch(const Module& module, const Kernel& kernel) : module(module), kernel(kernel) {}
+  uint64_t blocks() const { return uint64_t{grid[0]} * grid[1] * grid[2]; }
   bool checks() const { return options.check & kFaults; }
 };
 

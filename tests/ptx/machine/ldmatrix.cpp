@@ -64,6 +64,7 @@ void stmatrix(Warp& warp, const Instruction& i) {
   const Accesses accesses = accesses_of(warp, i[0], count, Intent::Write);
   for (int lane = 0; lane < 8 * count; ++lane)
     if (accesses.good >> lane & 1) std::memcpy(accesses.host[lane], rows.elements[lane], kRow);
+  settle(warp);
 }
 
 // .sync.aligned.m8n8.num{.trans}{.shared{::cta}}.b16

@@ -152,6 +152,7 @@ void store(Warp& warp, int lane, Space space, uint64_t address, const void* in, 
   if (!to) return;
   if (warp.block.launch.checks()) note_lane(warp, lane, space, address, bytes, Intent::Write);
   std::memcpy(to, in, bytes);
+  settle(warp);
 }
 
 }  // namespace ptx

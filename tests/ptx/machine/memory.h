@@ -50,6 +50,7 @@ void access(Warp& warp, const Operand& operand, Space space, int bytes, Intent i
     accesses.space = space;
     prepare(warp, accesses, bytes, intent);
     f(accesses);
+    settle(warp);
     return;
   }
   for (const Space known : {Space::Global, Space::Shared, Space::Local}) {
@@ -62,6 +63,7 @@ void access(Warp& warp, const Operand& operand, Space space, int bytes, Intent i
       if (known != Space::Global) address &= ~kWindowMask;
     prepare(warp, part, bytes, intent);
     f(part);
+    settle(warp);
   }
 }
 

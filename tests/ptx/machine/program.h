@@ -76,10 +76,9 @@ struct Instruction {
   bool guard_negated = false;
   Class counted = Class::Integer;  // chosen by the decoder
   Run run = nullptr;
-  int64_t data[4] = {};                          // what the decoder wants to keep, e.g. a shape
-  std::shared_ptr<const void> more;              // the same, for what is larger
-  std::shared_ptr<const void> watch;             // of watch_wgmma
-  void (*loop)(Warp&, const Instruction&) = {};  // what `run` of a family may call in its turn
+  int64_t data[4] = {};               // what the decoder wants to keep, e.g. a shape
+  std::shared_ptr<const void> more;   // the same, for what is larger
+  std::shared_ptr<const void> watch;  // of watch_wgmma
 
   bool has(std::string_view suffix) const;
   std::string text() const;  // name and suffixes, as written

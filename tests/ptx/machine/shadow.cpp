@@ -21,28 +21,43 @@ bool unused(const Warp& warp, uint64_t byte) {
   return warp.current && warp.current->name == "ld" && byte < 32 && warp.current->data[3] >> byte & 1;
 }
 
+void check_read(Warp& warp, int lane, uint32_t at, bool used) {
+  const SharedShadow& shadow = warp.block.shadow;
+  const uint32_t own = warp.index * kLanes + lane, written = shadow.written[at], writer = shadow.writer[at];
+  if (written < shadow.begin) {
+    if (used) fault(warp, lane, "uninitialised", place(at) + " is read before it is written");
+  } else if (writer / kLanes != own / kLanes) {
+    if (written > shadow.known[warp.index * shadow.warps + writer / kLanes])
+      fault(warp, lane, "race", place(at) + " is read, and written by " + lane_name(writer) + " without a barrier");
+  } else if (writer != own && written >= shadow.warp_sync[warp.index]) {
+    fault(warp, lane, "lane race",
+          place(at) + " is read, and written by " + lane_name(writer) + " without bar.warp.sync");
+  }
+  if (shadow.pending[at] == 1)
+    fault(warp, lane, "asynchronous copy", place(at) + " is read before the copy into it is waited for");
+}
+
 void note_shared_read(Warp& warp, int lane, uint32_t address, int bytes) {
   SharedShadow& shadow = warp.block.shadow;
-  const uint32_t own = warp.index * kLanes + lane, sync = shadow.warp_sync[warp.index];
-  const uint32_t* known = &shadow.known[size_t(warp.index) * shadow.warps];
-  uint32_t* read = &shadow.read[warp.index * shadow.bytes];
-  for (uint32_t at = address; at < address + bytes; ++at) {
-    const uint32_t written = shadow.written[at], writer = shadow.writer[at];
-    if (written < shadow.begin) {
-      if (!unused(warp, at - address)) fault(warp, lane, "uninitialised", place(at) + " is read before it is written");
-    } else if (writer / kLanes != own / kLanes) {
-      if (written > known[writer / kLanes])
-        fault(warp, lane, "race", place(at) + " is read, and written by " + lane_name(writer) + " without a barrier");
-    } else if (writer != own && written >= sync) {
-      fault(warp, lane, "lane race",
-            place(at) + " is read, and written by " + lane_name(writer) + " without bar.warp.sync");
-    }
-    if (shadow.pending[at] == 1)
-      fault(warp, lane, "asynchronous copy", place(at) + " is read before the copy into it is waited for");
-    const uint32_t before = read[at];
-    const bool others = before / 64 >= sync && before % 64 != uint32_t(lane);
-    read[at] = shadow.time * 64 + (others ? SharedShadow::kSeveral : lane);
+  // What a check of the first byte says is true of all that were written at the same time by the same thread.
+  const uint32_t *written = &shadow.written[address], first = written[0];
+  const uint16_t *writer = &shadow.writer[address], one = writer[0];
+  const uint8_t* pending = &shadow.pending[address];
+  uint32_t different = 0;
+  for (int k = 0; k < bytes; ++k) different |= (written[k] ^ first) | uint32_t(writer[k] ^ one) | pending[k];
+  if (!different && first >= shadow.begin) {
+    check_read(warp, lane, address, true);
+  } else {
+    for (int k = 0; k < bytes; ++k) check_read(warp, lane, address + k, !unused(warp, k));
   }
+  const uint32_t sync = shadow.warp_sync[warp.index], own = lane, now = shadow.time * 64;
+  uint32_t* read = &shadow.read[warp.index * shadow.bytes + address];
+  for (int k = 0; k < bytes; ++k)
+    read[k] = now + (read[k] / 64 >= sync && read[k] % 64 != own ? SharedShadow::kSeveral : own);
+}
+
+void doubt(Warp& warp, int lane, uint32_t at, int other) {
+  warp.block.shadow.doubts.push_back({lane, at, warp.block.shared[at], other});
 }
 
 void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool atomic) {
@@ -55,11 +70,9 @@ void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool a
       fault(warp, lane, "uninitialised", place(at) + " is changed before it is written");
     if (written >= shadow.begin && !(atomic && shadow.atomic[at])) {
       if (writer / kLanes != own / kLanes) {
-        if (written > known[writer / kLanes])
-          fault(warp, lane, "race", place(at) + " is written, as by " + lane_name(writer) + " without a barrier");
+        if (written > known[writer / kLanes]) doubt(warp, lane, at, int(writer));
       } else if (writer != own && written >= sync && shadow.instruction[at] != shadow.number) {
-        fault(warp, lane, "lane race",
-              place(at) + " is written, as by " + lane_name(writer) + " without bar.warp.sync");
+        doubt(warp, lane, at, int(writer));
       }
     }
     if (shadow.pending[at])
@@ -73,20 +86,13 @@ void note_shared_write(Warp& warp, int lane, uint32_t address, int bytes, bool a
   }
   for (int other = 0; other < shadow.warps; ++other) {
     const uint32_t* read = &shadow.read[other * shadow.bytes + address];
-    if (other != warp.index) {
-      uint32_t last = 0;
-      for (int k = 0; k < bytes; ++k) last = std::max(last, read[k] / 64);
-      if (last > known[other])
-        fault(warp, lane, "race",
-              place(address) + " is written, and read by warp " + std::to_string(other) + " without a barrier");
-    } else {
-      for (int k = 0; k < bytes; ++k)
-        if (read[k] / 64 >= sync && read[k] % 64 != uint32_t(lane))
-          fault(warp, lane, "lane race",
-                place(address + k) +
-                    " is written, and read by another lane of the warp "
-                    "without bar.warp.sync");
-    }
+    const uint32_t least = other == warp.index ? sync : known[other] + 1;  // of reads that are not ordered
+    uint32_t last = 0;
+    for (int k = 0; k < bytes; ++k) last = std::max(last, read[k] / 64);
+    if (last < least) continue;
+    for (int k = 0; k < bytes; ++k)
+      if (read[k] / 64 >= least && (other != warp.index || read[k] % 64 != uint32_t(lane)))
+        doubt(warp, lane, address + k, -1 - other);
   }
 }
 
@@ -171,6 +177,22 @@ GlobalShadow::Page& GlobalShadow::of(uint64_t address) {
   return *page;
 }
 
+void settle(Warp& warp) {
+  auto& doubts = warp.block.shadow.doubts;
+  for (const SharedShadow::Doubt& doubt : doubts) {
+    if (warp.block.shared[doubt.address] == doubt.before) continue;
+    const bool stored = doubt.writer >= 0;
+    const int other = stored ? doubt.writer / kLanes : -1 - doubt.writer;
+    const std::string what = stored                ? "as by " + lane_name(doubt.writer)
+                             : other == warp.index ? "and read by another lane of the warp"
+                                                   : "and read by warp " + std::to_string(other);
+    fault(warp, doubt.lane, other == warp.index ? "lane race" : "race",
+          place(doubt.address) + " is written, " + what + " without " +
+              (other == warp.index ? "bar.warp.sync" : "a barrier"));
+  }
+  doubts.clear();
+}
+
 void set_pending(Warp& warp, uint32_t address, int bytes, bool pending) {
   auto& all = warp.block.shadow.pending;
   for (size_t at = address; at < address + size_t(bytes) && at < all.size(); ++at) all[at] = pending;
@@ -183,7 +205,7 @@ void note(Warp& warp, const Accesses& accesses, int bytes, Intent intent) {
       const int lane = __builtin_ctz(left);
       note_shared(warp, lane, uint32_t(accesses.address[lane]), bytes, intent);
     }
-  } else if (accesses.space == Space::Global) {
+  } else if (accesses.space == Space::Global && warp.block.launch.blocks() > 1) {
     for (uint32_t left = accesses.good & accesses.raced; left; left &= left - 1) {
       const int lane = __builtin_ctz(left);
       note_global(warp, lane, accesses.address[lane], bytes, intent);
@@ -195,7 +217,7 @@ void note_lane(Warp& warp, int lane, Space space, uint64_t address, int bytes, I
   if (space == Space::Shared) {
     if (intent != Intent::Read) ++warp.block.shadow.number;
     note_shared(warp, lane, uint32_t(address), bytes, intent);
-  } else if (space == Space::Global) {
+  } else if (space == Space::Global && warp.block.launch.blocks() > 1) {
     note_global(warp, lane, address, bytes, intent);
   }
 }

@@ -30,6 +30,16 @@ struct SharedShadow {
   std::vector<uint8_t> pending;       // [bytes]: 1 an asynchronous copy into it is under way, 2 something reads it
   uint32_t number = 0;                // of stores
 
+  // A store that races with another access, which does no harm if it changes nothing: threads that hold the same
+  // element all store it.
+  struct Doubt {
+    int lane;
+    uint32_t address;
+    uint8_t before;
+    int writer;  // the thread whose store it races with; -1 - warp: a read
+  };
+  std::vector<Doubt> doubts;  // of the store at work, before its values are written
+
   static constexpr uint32_t kSeveral = 63;
 
   void start(int warps, size_t bytes);    // a new block
@@ -37,6 +47,9 @@ struct SharedShadow {
   void pass(const Clock& barrier, int warp);
   void sync_warp(int warp);
 };
+
+// After a store: its races that changed a value are faults.
+void settle(Warp&);
 
 // Between an asynchronous copy's start and the wait for it: a read or write of these bytes is a fault.
 void set_pending(Warp&, uint32_t address, int bytes, bool pending);

@@ -35,7 +35,6 @@ struct Warp {
   std::vector<Fragment> others;
   const Instruction* current = nullptr;
   uint8_t* local = nullptr;  // local_bytes for each lane, one lane after the other
-  uint64_t executed = 0;
 
   Warp(Block& block, int index) : block(block), index(index) {}
   uint64_t* lanes(int reg) { return registers + size_t{kLanes} * reg; }

@@ -136,7 +136,10 @@ void fence(Warp& warp, const Instruction&) {
 }
 
 void commit(Warp& warp, const Instruction&) {
-  if (whole(warp)) ++products_of(warp).groups;
+  if (!whole(warp)) return;
+  WarpProducts& state = products_of(warp);
+  ++state.groups;
+  state.fenced = state.fences;
 }
 
 void wait(Warp& warp, const Instruction& i) {

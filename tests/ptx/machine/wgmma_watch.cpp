@@ -1,7 +1,8 @@
 // Registers of asynchronous products (PTX ISA 9.7.15.3 and 9.7.15.7.1, wgmma.fence): D is not to be read or written,
 // and A not to be written, before the wait; after other instructions wrote them, wgmma.fence comes first.
 //
-// Compilers rename these registers: a plain mov to or from one is no access, but hands over what is known of it.
+// Compilers rename these registers: a plain mov to or from one is no access, but hands over what is known of it. They
+// also move constants to D as late as behind the fence: there must be one since the group before.
 #include <unordered_set>
 
 #include "fragments.h"
@@ -30,6 +31,7 @@ void each_register(const Operand& operand, F f) {
 struct Watch {
   Run run;
   std::vector<int> sources, destinations;
+  bool constant;  // a move of one
 };
 
 bool writes_first(const Instruction& i) {
@@ -49,7 +51,7 @@ void run_watched(Warp& warp, const Instruction& i) {
       fault(warp, 0, "wgmma result written early", "a product that was not waited for writes this register too");
     if (state.pending(watched.reader))
       fault(warp, 0, "wgmma operand written early", "a product that was not waited for reads this register");
-    watched = {0, 0, state.fences + 1};
+    watched = {0, 0, state.fences + 1, watch.constant};
   }
   watch.run(warp, i);
 }
@@ -57,7 +59,7 @@ void run_watched(Warp& warp, const Instruction& i) {
 void run_copy(Warp& warp, const Instruction& i) {
   WarpProducts& state = products_of(warp);
   const Watched source = state.registers[i[1].reg];
-  state.registers[i[0].reg] = {source.group, 0, source.fence};
+  state.registers[i[0].reg] = {source.group, 0, source.fence, source.constant};
   static_cast<const Watch*>(i.watch.get())->run(warp, i);
 }
 
@@ -66,18 +68,20 @@ void run_product(Warp& warp, const Instruction& i) {
   const Watch& watch = *static_cast<const Watch*>(i.watch.get());
   WarpProducts& state = products_of(warp);
   bool fenced = state.fences > 0;
+  const auto check = [&](const Watched& watched) {
+    fenced &= watched.fence != state.fences + 1 || (watched.constant && state.fences > state.fenced);
+  };
   for (int source : watch.sources) {
-    const Watched& watched = state.registers[source];
-    fenced &= watched.fence != state.fences + 1;
-    if (state.pending(watched.group))
+    check(state.registers[source]);
+    if (state.pending(state.registers[source].group))
       fault(warp, 0, "wgmma result read early", "a product that was not waited for writes this register");
   }
-  for (int destination : watch.destinations) fenced &= state.registers[destination].fence != state.fences + 1;
+  for (int destination : watch.destinations) check(state.registers[destination]);
   if (!fenced)
     fault(warp, 0, "missing wgmma.fence", "other instructions wrote registers of the product since the last one");
   watch.run(warp, i);
   for (int source : watch.sources) state.registers[source].reader = state.groups;
-  for (int destination : watch.destinations) state.registers[destination].group = state.groups;
+  for (int destination : watch.destinations) state.registers[destination] = {state.groups, 0, 0, false};
 }
 
 }  // namespace
@@ -98,6 +102,7 @@ void watch_wgmma(Kernel& kernel) {
   for (Instruction& i : kernel.code) {
     auto watch = std::make_shared<Watch>();
     watch->run = i.run;
+    watch->constant = i.name == "mov" && i.operands.size() == 2 && i[1].kind == Operand::Immediate;
     const bool product = is_product(i), writes = product || writes_first(i);
     for (size_t k = 0; k < i.operands.size(); ++k)
       each_register(i.operands[k], [&](int reg) {

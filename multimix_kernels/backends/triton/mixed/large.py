@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..host import device, shapes
 from ..host.blocks import Block, blocks, width
-from ..host.constants import LEAST, LOG2E, MASKED
-from ..products.columns import load_columns, mix_columns
+from ..host.constants import LEAST, LOG2E
+from ..products.columns import highest_mask, load_columns, mix_columns, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import Prepared, prepare
 from ..products.targets import Target, Upstream, row_factor
@@ -55,7 +55,8 @@ def normaliser_kernel(
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k = place * stored + row
     inverse = tl.load(drawn.inverse + k)
-    scale = tl.where(inverse == 0, 1.0, inverse * LOG2E)
+    unit = inverse * score_unit(OPERAND)  # from mixed operands to logits
+    scale = tl.where(inverse == 0, 1.0, unit * LOG2E)
     top = tl.full((R,), LEAST, tl.float32)
     z = tl.zeros((R,), tl.float32)
     for start in range(0, c, CLASSES):
@@ -75,7 +76,7 @@ def normaliser_kernel(
             below = (logits < top[:, None]) & (z < 1.125)[:, None]
             others += tl.sum(tl.where(below, tl.exp2((logits - top[:, None]) * scale[:, None]), 0.0), 1)
     rest = log_one_plus(others)
-    lse = top * inverse + rest
+    lse = top * unit + rest
     loss = tl.zeros((R,), tl.float32)
     share = tl.zeros((R,), tl.float32)
     score_sum = tl.zeros((R,), tl.float32)
@@ -89,15 +90,17 @@ def normaliser_kernel(
         w = tl.load(drawn.weights + k[:, None] * WIDTH + i[None, :]).to(tl.float32) * inverse[:, None]  # (R, DEPTH)
         # The largest score less that of the target, before they are rounded to anything larger: no less than zero.
         if LABELS:
-            gap = tl.maximum(top[:, None] - mixed, 0.0) * inverse[:, None] * keep
+            gap = tl.maximum(top[:, None] - mixed, 0.0) * unit[:, None] * keep
             of_target = mass * keep
         else:
             of_target = mass - uniform_part * c
-            gap = (of_target * top[:, None] - keep * mixed) * inverse[:, None]
-        if OPERAND != "fp16":
-            gap = tl.where(gap > -MASKED, float("inf"), gap)
+            gap = (of_target * top[:, None] - keep * mixed) * unit[:, None]
+        gap = tl.where(gap > -highest_mask(OPERAND), float("inf"), gap)
         loss += tl.sum(tl.where(w == 0, 0.0, w * (gap + of_target * rest[:, None])), 1)
-        share += tl.sum(w * mass, 1)
+        if LABELS:
+            share += tl.sum(w * mass, 1)
+        else:  # probabilities of an example without weight may be NaN
+            share += tl.sum(tl.where(w == 0, 0.0, w * mass), 1)
         score_sum += tl.sum(w * tl.load(examples.sums + at)[None, :], 1)
         flaw += tl.sum(tl.where(w == 0, 0.0, w * tl.load(examples.flaw + at)[None, :]), 1)
     bad = tl.where(flaw == flaw, 0.0, flaw)  # NaN
@@ -196,11 +199,13 @@ def weights_gradient_kernel(
     for start in range(0, c, CLASSES):
         j = start + tl.arange(0, CLASSES)
         logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
-        p = tl.exp2(logits * (inverse * LOG2E)[:, None] - (lse * LOG2E)[:, None]) * share[:, None]  # (R, CLASSES)
+        p = (
+            tl.exp2(logits * (inverse * score_unit(OPERAND) * LOG2E)[:, None] - (lse * LOG2E)[:, None]) * share[:, None]
+        )  # (R, CLASSES)
         s = load_columns(scores, place, i[None, :], j[:, None], c, WIDTH, False)  # (CLASSES, DEPTH)
         total = dot(round_operand(p, OPERAND), round_operand(s, OPERAND), total, OPERAND)
     both = mix_columns(drawn.weights, k, both_ways, place, i, c, WIDTH, DEPTH, R, DEPTH, OPERAND, False)
-    total -= both * (inverse * keep)[:, None]
+    total = (total - both * (inverse * keep)[:, None]) * score_unit(OPERAND)
     if LABELS:
         spread, spread_row = mass * uniform_part, share * uniform_part
     else:
@@ -296,7 +301,7 @@ class ScoresGradient:
         """Writes scale times the sum; there is no gradient where scores (L, b, c) are -inf."""
         gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
         add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores)
-        balance(self.out, self.target)
+        balance(self.out, scale, gram, self.target, mass)
 
 
 class WeightsGradient:
