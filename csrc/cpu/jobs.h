@@ -29,8 +29,9 @@ struct Target {
   double smoothing;
 };
 
-// Runs body(begin, end, context) over [0, count), split over threads in any way.
-using ParallelFor = void (*)(int64_t count, void (*body)(int64_t, int64_t, void*), void* context);
+// Runs body(begin, end, context) over [0, count), split over threads in any way. ns: about how many nanoseconds each of
+// the count takes one thread; 0 if that is not known.
+using ParallelFor = void (*)(int64_t count, double ns, void (*body)(int64_t, int64_t, void*), void* context);
 
 struct SampleJob {
   Draw draw;

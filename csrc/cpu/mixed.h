@@ -24,6 +24,7 @@ class MixedScores {
   int64_t scratch_size() const { return scores_.packed() ? 0 : std::max(scores_.scratch_size(), stored_rows(b_) * P); }
   int64_t gradient_columns() const { return job_.grad_operand && scores_.packed() ? c_ : 0; }
   int64_t most_groups() const { return scores_.packed() ? kMaxTasks : 1; }
+  double products() const { return 1; }
   void allocate(int64_t wave) { scores_.allocate(wave); }
   void begin_wave(ParallelFor run, int64_t first, int64_t count) { scores_.begin_wave(run, first, count); }
 
