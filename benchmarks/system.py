@@ -1,11 +1,13 @@
 """This machine: its name, its memory, its software; by hand, as `make gpu` runs where nothing can be installed."""
 
+import contextlib
 import functools
 import os
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -71,6 +73,20 @@ def provenance(device: torch.device) -> dict:
 def busy(row: dict) -> bool:
     """Whether other work was running on the CPU that was measured."""
     return row["device"] == "cpu" and row["load"] > 0.5 * (row["cores"] or 1)
+
+
+@contextlib.contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Processes beside this one, each of which keeps a core busy, as a data loader or another user's work does."""
+    processes: list[subprocess.Popen] = []
+    try:
+        for _ in range(count):
+            processes.append(subprocess.Popen([sys.executable, "-S", "-c", "while True: pass"]))
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @functools.cache
