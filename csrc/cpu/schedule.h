@@ -15,6 +15,8 @@ namespace MULTIMIX_ISA {
 
 constexpr int64_t kTileBytes = 384 << 10;    // of second-level cache for one tile
 constexpr int64_t kWaveBytes = 32 << 20;     // for the panels and partial gradients of a wave
+constexpr int64_t kNearBytes = 512 << 10;    // of a wave of locations with little work
+constexpr double kLittleNs = 20e3;           // for the rows of a location
 constexpr int64_t kLongTileBytes = 4 << 20;  // of a tile whose rows do not fit
 constexpr int64_t kTaskBytes = 24 << 20;     // for the tiles of all tasks that run at a time
 constexpr int64_t kMinRows = 128;            // of a group: fewer would spend their time on adding up
@@ -66,6 +68,9 @@ struct Schedule {
     rows = (x.n + groups - 1) / groups;
     groups = (x.n + rows - 1) / rows;
     wave = std::clamp(kWaveBytes / (x.shared_bytes + groups * x.group_bytes + 1), int64_t(1), x.r);
+    // Few rows: a location costs what its memory does, the less the nearer that is.
+    if (row_ns > 0 && double(x.n) * row_ns < kLittleNs)
+      wave = std::clamp(kNearBytes / (x.shared_bytes + x.group_bytes + 1), int64_t(1), wave);
     at_once = std::clamp(kTaskBytes / (std::min(tile, rows) * x.row_bytes + x.task_bytes), int64_t(1), wave * groups);
   }
 
