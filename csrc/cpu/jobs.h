@@ -5,6 +5,11 @@
 
 #include "tensors.h"
 
+// Compilers that know AVX512-BF16, which kernels for AVX-512 use where the processor has it.
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define MULTIMIX_KNOWS_BFLOAT16
+#endif
+
 namespace multimix {
 
 // What names the weights mu (r, n, b). Pointers are to contiguous double, prepared by the operators.
@@ -54,6 +59,7 @@ struct LossJob {
   Draw draw;
   Target target;
   bool wide;        // compute in double
+  bool narrow;      // multiply scores rounded to bfloat16, if wide and the attention's gradient do not forbid it
   bool mix_scores;  // the operand is scores (r, b, c) to be mixed; otherwise logits (r, n, c)
   Strided operand;
   Strided grad_rows;  // (r, n), at most the scale; no data: the scale for every row

@@ -3,6 +3,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <array>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -207,6 +208,17 @@ double largest(const Strided& x, int64_t r, int64_t n) {
   return top >= 1e-30 && top <= 1e30 ? top : 1;
 }
 
+// Whether scores may be multiplied as bfloat16: if they are that, or if PyTorch's precision of float32 products on the
+// CPU says so. The stable ABI cannot ask, so Python registers an operator that does; small calls are not worth it.
+bool may_be_narrow(const LossJob& job) {
+  if (job.operand.dtype != DType::kFloat32) return job.operand.dtype == DType::kBFloat16;
+  if (double(job.draw.r * job.draw.n) * job.draw.b * job.target.c < 1 << 20) return false;
+  std::array<StableIValue, 1> stack{};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("multimix_cpu::bfloat16_allowed", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<bool>(stack[0]);
+}
+
 // Both losses in both directions.
 struct LossCall {
   const LossArguments& from;
@@ -230,6 +242,7 @@ struct LossCall {
     job.wide = is_wide(from.operand);
     job.mix_scores = from.mix_scores;
     job.operand = strided(from.operand, 3, "operand", true);
+    job.narrow = from.mix_scores && multiplies_pairs() && may_be_narrow(job);
     if (grad_rows) job.grad_rows = strided(*grad_rows, 2, "grad_rows", true);
     job.scale = grad_rows ? largest(job.grad_rows, draw.r, draw.n) : scale;
     job.rows = rows;
