@@ -99,7 +99,7 @@ def _tf32_allowed() -> bool:
 
 def _bfloat16_allowed() -> bool:
     """The same of the CPU; by default it says what `torch.backends.fp32_precision` does."""
-    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
 
 
 # The libraries ask this way, as the stable ABI has no other.
