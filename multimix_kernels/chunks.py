@@ -93,4 +93,4 @@ def multimix_head_cross_entropy(
 def _check_target(target: Tensor, input: Tensor) -> Tensor:
     """What decides who is mixed; labels are checked against the classes when there are logits."""
     classes = target.shape[1] if isinstance(target, Tensor) and target.dim() == 2 else "c"
-    return arguments.check_target(target, input.shape[0], classes, input.device, None)
+    return arguments.check_target(target, input.shape[0], classes, input.device, None)[0]

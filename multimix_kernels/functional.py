@@ -185,15 +185,14 @@ def mixed_cross_entropy(
     b, c, *spatial = scores.shape
     label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
     ignore_index = arguments.check_ignore_index(ignore_index)
-    target = arguments.check_target(target, b, c, scores.device, ignore_index)
+    target, ignored = arguments.check_target(target, b, c, scores.device, ignore_index)
     if attention is not None:
         arguments.check_attention(attention, b, spatial, scores)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
     name = backends.choose(backend, scores.device, scores.dtype, "mixed_cross_entropy").name
     _reserve_rows(reduction, draw, spatial, scores)
     loss = autograd.cross_entropy(
-        "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
-        arguments.ignored_examples(target, ignore_index),
+        "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target, ignored,
         LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(draw.n, *spatial)
@@ -287,23 +286,26 @@ class _Head:
         self.label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
         self.ignore_index = arguments.check_ignore_index(ignore_index)
         b, c = input.shape[0], self.weight.shape[0]
-        self.target = arguments.check_target(target, b, c, input.device, self.ignore_index)
+        self.target, self.ignored = arguments.check_target(target, b, c, input.device, self.ignore_index)
 
     def loss(self, attention, n, m, alpha, seed, generator, row_offset, backend) -> Tensor:
         """By mixing scores, or in the order of the paper for a backend that does."""
         b, _, *spatial = self.input.shape
         draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, self.input.device)
         row = backends.choose(backend, self.input.device, self.input.dtype, "mixed_cross_entropy")
-        ignored = arguments.ignored_examples(self.target, self.ignore_index)
         options = LossOptions(self.label_smoothing, self.ignore_index, REDUCTIONS[self.reduction])
         if row.mixes_embeddings:
-            mixture = _mix(self.input, attention, ignored, row.name, draw)
+            mixture = _mix(self.input, attention, self.ignored, row.name, draw)
             logits = F.linear(_channels_last(mixture.embeddings), self.weight, self.bias).movedim(-1, 1)
             return mixture._cross_entropy(logits, self.target, options)
         _reserve_rows(self.reduction, draw, spatial, self.input)
-        scores = F.linear(_locations_first(self.input), self.weight, self.bias)
+        if spatial:
+            scores = F.linear(_locations_first(self.input), self.weight, self.bias)
+        else:
+            scores = F.linear(self.input, self.weight, self.bias).unsqueeze(0)
         loss = autograd.cross_entropy(
-            "mixed_cross_entropy", scores, _flat_attention(attention), self.target, ignored, options, row.name, draw,
+            "mixed_cross_entropy", scores, _flat_attention(attention), self.target, self.ignored, options, row.name,
+            draw,
         )  # fmt: skip
         return loss if self.reduction != "none" else loss.T.reshape(draw.n, *spatial)
 
@@ -321,7 +323,7 @@ def _mix(input: Tensor, attention: Tensor | None, ignored: Tensor | None, backen
 
 def _locations_first(x: Tensor) -> Tensor:
     """(b, d, *spatial) -> (r, b, d)."""
-    return x.reshape(*x.shape[:2], x.shape[2:].numel()).permute(2, 0, 1)
+    return x.unsqueeze(0) if x.dim() == 2 else x.reshape(*x.shape[:2], x.shape[2:].numel()).permute(2, 0, 1)
 
 
 def _channels_last(x: Tensor) -> Tensor:

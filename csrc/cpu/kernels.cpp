@@ -23,13 +23,14 @@ void dispatch(bool wide, bool exact, const Body& body) {
 template <class MakeWork>
 void in_tiles(const Draw& draw, int64_t tile, ParallelFor run, const MakeWork& make_work) {
   const int64_t tiles = (draw.n + tile - 1) / tile, all = draw.r * tiles, tasks = std::min<int64_t>(all, 64);
-  parallel(run, tasks, [&](int64_t task) {
+  const auto body = [&](int64_t task) {
     auto work = make_work();
     for (int64_t k = task * all / tasks; k < (task + 1) * all / tasks; ++k) {
       const int64_t first = k % tiles * tile;
       work(k / tiles, first, std::min(tile, draw.n - first));
     }
-  });
+  };
+  parallel(run, tasks, body, double(draw.r * draw.n) / tasks * draw.m * kGammaNs);
 }
 
 template <class Real, class DrawReal>
