@@ -53,7 +53,8 @@ class FewCrossEntropy {
       const int64_t count = std::min(schedule_.wave, draw_.r - first_), all = count * schedule_.groups;
       if (mixes_) scores_.pack(run, first_, count);
       for (int64_t done = 0; done < all; done += schedule_.at_once)
-        in_shares(run, std::min(schedule_.at_once, all - done), [&] { return Worker(*this, done); });
+        in_shares(run, std::min(schedule_.at_once, all - done), double(schedule_.rows) * few_row_ns(draw_.m, pitch_),
+                  [&] { return Worker(*this, done); });
       gradients_.end_wave(run, first_, count);
     }
     if (!job.total) return;

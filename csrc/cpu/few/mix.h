@@ -35,7 +35,7 @@ class FewMix {
                    {static_cast<Real*>(job.grad_values), d_, static_cast<Real*>(job.grad_attention), Real(1)}) {
     for (first_ = 0; first_ < draw_.r; first_ += schedule_.wave) {
       const int64_t count = std::min(schedule_.wave, draw_.r - first_);
-      in_shares(run, count * schedule_.groups, [&] {
+      in_shares(run, count * schedule_.groups, double(schedule_.rows) * few_row_ns(draw_.m, d_), [&] {
         return [&, mixtures = Mixtures(draw_, kTile, attention_grad_), own = gradients_.make_sums()](
                    int64_t k) mutable { work(k / schedule_.groups, k % schedule_.groups, mixtures, own); };
       });

@@ -135,11 +135,15 @@ class DrawnMixtures : public FewMixtures<Real> {
   FewTile<DrawReal> drawn_;
 };
 
-// Calls body(i) for i in [0, count), with a body for each thread's share: what make() returns.
+// Nanoseconds of one thread, about, for a row of m examples and a vector of `width` numbers.
+inline double few_row_ns(int64_t m, int64_t width) { return 2 * kGammaNs * double(m) + kLogitNs * double(width); }
+
+// Calls body(i) for i in [0, count), each of about ns, with a body for each of the tasks that a thread takes at a time:
+// what make() returns.
 template <class Make>
-void in_shares(ParallelFor run, int64_t count, const Make& make) {
+void in_shares(ParallelFor run, int64_t count, double ns, const Make& make) {
   run(
-      count,
+      count, ns,
       [](int64_t begin, int64_t end, void* context) {
         auto body = (*static_cast<const Make*>(context))();
         for (int64_t i = begin; i < end; ++i) body(i);

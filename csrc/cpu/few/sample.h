@@ -17,7 +17,7 @@ class FewSample {
  public:
   FewSample(const SampleJob& job, ParallelFor run) {
     const int64_t tiles = (job.draw.n + kTile - 1) / kTile;
-    in_shares(run, job.draw.r * tiles, [&] {
+    in_shares(run, job.draw.r * tiles, kTile * few_row_ns(job.draw.m, job.draw.b / 8), [&] {
       return [&job, tiles, mixtures = DrawnMixtures<Real, DrawReal>(job.draw, kTile, false)](int64_t item) mutable {
         const int64_t first = item % tiles * kTile, rows = std::min(kTile, job.draw.n - first);
         mixtures.draw(item / tiles, first, rows);
