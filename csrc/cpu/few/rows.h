@@ -80,12 +80,13 @@ class FewRows {
       const F e = load<F>(x_ + j * N);
       F g = e * factor - constant;
       if (!t_.by_label()) g -= load<F>(y_ + j * N) * t_.keep;
-      g = e == one ? peak : g;
-      if (masked_) g = load<F>(below_ + j * N) == kInfinity ? F{} : g;
-      store(x_ + j * N, g);
+      store(x_ + j * N, e == one ? peak : g);
     }
     for (int64_t t = 0; t < slots_; ++t)
       for (int l = 0; l < N; ++l) x_[at_[t][l]] -= targets_[t][l];
+    if (!masked_) return;
+    for (int64_t j = 0; j < t_.c; ++j)
+      store(x_ + j * N, load<F>(below_ + j * N) == kInfinity ? F{} : load<F>(x_ + j * N));
   }
 
   // Calls use(j, rows): N columns from j on of the N gradients, rows[l * N] those of row l.
