@@ -64,6 +64,19 @@ def test_integers(name, function, kind):
     same(apply(f"{form} %0, %1, %2", kind, a, b), wanted)
 
 
+def test_newer_integers():
+    """Of Hopper: results that are not negative, and pairs of 16 bits."""
+    a, b = values("i4"), values("i4", 1)
+    same(apply("max.relu.s32 %0, %1, %2", "i4", a, b), np.maximum(np.maximum(a, b), 0))
+    same(apply("min.relu.s32 %0, %1, %2", "i4", a, b), np.maximum(np.minimum(a, b), 0))
+    for letter in "us":
+        x, y = (pair.view(f"{'iu'[letter == 'u']}2") for pair in (a, b))
+        same(apply(f"add.{letter}16x2 %0, %1, %2", "i4", a, b), (x + y).view("i4"))
+        same(apply(f"min.{letter}16x2 %0, %1, %2", "i4", a, b), np.minimum(x, y).view("i4"))
+        same(apply(f"max.{letter}16x2 %0, %1, %2", "i4", a, b), np.maximum(x, y).view("i4"))
+    same(apply("max.relu.s16x2 %0, %1, %2", "i4", a, b), np.maximum(np.maximum(x, y), 0).view("i4"))
+
+
 @pytest.mark.parametrize("kind", ["u4", "i4", "u8", "i8"])
 def test_products(kind):
     a, b, c = (values(kind, seed) for seed in range(3))

@@ -64,6 +64,20 @@ PTX_OPERATION(Rem,
                                                                : static_cast<T>(a % b),
               T a, T b);
 
+// With .relu: what is negative becomes 0.
+PTX_OPERATION(MinRelu, std::max(std::min(a, b), T{0}), T a, T b);
+PTX_OPERATION(MaxRelu, std::max(std::max(a, b), T{0}), T a, T b);
+
+// Both halves of 32 bits, of type Half.
+template <class Op, class Half>
+struct Pair {
+  static uint32_t apply(uint32_t a, uint32_t b) {
+    const Half low = Op::apply(static_cast<Half>(a), static_cast<Half>(b));
+    const Half high = Op::apply(static_cast<Half>(a >> 16), static_cast<Half>(b >> 16));
+    return uint32_t{static_cast<uint16_t>(high)} << 16 | static_cast<uint16_t>(low);
+  }
+};
+
 // mul.wide, mad.wide: the operands are narrower than the result.
 template <class T>
 void mul_wide(Warp& warp, const Instruction& i) {
@@ -103,6 +117,28 @@ Run choose_wide(int type, bool mad) {
 }
 
 int take_type(Suffixes& suffixes) { return suffixes.take_one({"u16", "s16", "u32", "s32", "u64", "s64"}); }
+
+template <class Op>
+Run choose_pair(bool is_signed) {
+  return is_signed ? run_lanes<Pair<Op, int16_t>, uint32_t, uint32_t, 2>
+                   : run_lanes<Pair<Op, uint16_t>, uint32_t, uint32_t, 2>;
+}
+
+// add.u16x2, min{.relu}.s16x2 and the like; min.relu.s32
+Run decode_newer(Instruction& i) {
+  Suffixes suffixes{i};
+  const bool relu = suffixes.take("relu");
+  const int type = suffixes.take_one({"u16x2", "s16x2", "s32"});
+  if (type < 0 || !suffixes.done() || !is_plain(i, 3)) return nullptr;
+  const bool min = i.name == "min";
+  if (i.name == "add") return relu || type == 2 ? nullptr : choose_pair<Add>(type);
+  if (type == 2) {
+    if (!relu) return nullptr;
+    return min ? run_lanes<MinRelu, int32_t, int32_t, 2> : run_lanes<MaxRelu, int32_t, int32_t, 2>;
+  }
+  if (relu) return !type ? nullptr : min ? choose_pair<MinRelu>(true) : choose_pair<MaxRelu>(true);
+  return min ? choose_pair<Min>(type) : choose_pair<Max>(type);
+}
 
 Run decode_two(Instruction& i) {
   Suffixes suffixes{i};
@@ -155,6 +191,7 @@ Run decode_dot(Instruction& i) {
 }
 
 const Family two({"add", "sub", "div", "rem", "min", "max"}, decode_two);
+const Family newer({"add", "min", "max"}, decode_newer);
 const Family products({"mul", "mad"}, decode_product);
 const Family one({"neg", "abs"}, decode_one);
 const Family dot({"dp4a"}, decode_dot);

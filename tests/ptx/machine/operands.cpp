@@ -83,22 +83,18 @@ Operand OperandReader::value() {
 }
 
 Operand OperandReader::address() {
-  Operand base = value(), operand;
+  const Operand base = value();
+  Operand operand;
   operand.kind = Operand::Address;
   operand.text = base.text;
+  operand.named = base.kind == Operand::Symbol;
   if (base.kind == Operand::Register)
     operand.reg = base.reg;
   else if (base.kind == Operand::Immediate)
-    operand.offset = static_cast<int64_t>(base.bits), operand.text.clear();
-  else if (base.kind == Operand::Symbol)
-    operand.parts = {};
-  else
+    operand.offset = static_cast<int64_t>(base.bits);
+  else if (!operand.named)
     scanner.fail("unknown name in an address: " + base.text);
-  if (base.kind == Operand::Symbol) operand.bits = 1;  // text names it; resolved when the kernel is complete
-  if (scanner.take('+'))
-    operand.offset += static_cast<int64_t>(value().bits);
-  else if (scanner.peek() == '-')
-    operand.offset += static_cast<int64_t>(value().bits);
+  if (scanner.take('+') || scanner.peek() == '-') operand.offset += static_cast<int64_t>(value().bits);
   while (scanner.take(',')) operand.parts.push_back(read());
   scanner.expect(']');
   return operand;

@@ -37,6 +37,8 @@ struct Operand {
   };
   Kind kind = None;
   bool negated = false;                // "!%p1"
+  bool named = false;                  // an address that begins with the symbol `text`
+  bool dynamic = false;                // dynamic shared memory: it begins where static ends, when that is known
   int reg = -1;                        // of a register or the base of an address
   uint64_t bits = 0;                   // a value; of .f32 the low 32 bits; decimal numbers of a .f32 are converted
   int64_t offset = 0;                  // of an address, with the address of its symbol

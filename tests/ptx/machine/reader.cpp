@@ -319,23 +319,20 @@ class Reader {
       std::string names;
       for (size_t depth = scopes_.depth(); depth--;) names += scopes_.label(operand.text, depth) + "\n";
       operand.text = names;
-    } else if (operand.kind == Operand::Symbol || (operand.kind == Operand::Address && operand.bits)) {
+    } else if (operand.kind == Operand::Symbol || operand.named) {
       Symbol& symbol = *scopes_.find(operand.text);
       if (symbol.kind == Symbol::Shared && !placed(operand.text)) {
         const uint32_t offset = round_up(kernel_.static_shared, std::max<uint32_t>(symbol.align, 16));
         places_[operand.text] = offset;
         kernel_.static_shared = offset + symbol.size;
       }
-      const bool dynamic = symbol.kind == Symbol::External;
       const uint64_t value = symbol.kind == Symbol::Shared ? places_[operand.text] : symbol.value;
       if (operand.kind == Operand::Symbol)
         operand.bits = value;
       else
-        operand.offset += static_cast<int64_t>(value), operand.bits = 0;
-      if (dynamic) {
-        operand.negated = true;  // taken back in resolve
-        dynamic_align_ = std::max(dynamic_align_, symbol.align);
-      }
+        operand.offset += static_cast<int64_t>(value);
+      operand.dynamic = symbol.kind == Symbol::External;
+      if (operand.dynamic) dynamic_align_ = std::max(dynamic_align_, symbol.align);
     }
   }
 
@@ -355,14 +352,9 @@ class Reader {
       }
       throw Error("unknown name " + operand.text.substr(operand.text.find(' ') + 1, operand.text.find('\n') - 2));
     }
-    const bool dynamic = operand.negated && operand.kind != Operand::Register;
-    if (dynamic) operand.negated = false;
-    if (operand.kind == Operand::Symbol) {
-      operand.kind = Operand::Immediate;
-      if (dynamic) operand.bits = kernel_.static_shared;
-    } else if (operand.kind == Operand::Address && dynamic) {
-      operand.offset += kernel_.static_shared;
-    }
+    if (operand.dynamic && operand.named) operand.offset += kernel_.static_shared;
+    if (operand.dynamic && !operand.named) operand.bits = kernel_.static_shared;
+    if (operand.kind == Operand::Symbol) operand.kind = Operand::Immediate;
     if (operand.kind == Operand::Immediate) operand.constant = module_->constant(operand.bits);
   }
 
