@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 import multimix_kernels as mk
-from multimix_kernels.backends.contract import SUM
+from multimix_kernels.backends.contract import NONE, SUM
 from multimix_kernels.backends.triton.host import device, shapes, tune
 from multimix_kernels.backends.triton.mixed import large
 from multimix_kernels.backends.triton.products.dot import round_operand
