@@ -8,7 +8,7 @@ compiles nothing and notes names, grids and times.
 import struct
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -78,17 +78,20 @@ class Machine:
     seed: int = 0  # of the order of blocks and warps; 0: in order
     approximate_error: float = 0.0
     check: int = machine.CHECK_FAULTS
+    mutate: Callable[[str], str] | None = None  # of PTX, before a launch
     launches: Counter = field(default_factory=Counter)
     counts: dict[str, Counter] = field(default_factory=lambda: defaultdict(Counter))
     compiles = True
 
     def load(self, name: str, ptx: str):
         """Read once, however often it is launched."""
-        return name, machine.Module(ptx)
+        return name, ptx, machine.Module(ptx)
 
     def launch(self, kernel, grid, threads, shared, arguments):
         """All blocks, before this returns."""
-        name, module = kernel
+        name, ptx, module = kernel
+        if self.mutate is not None:
+            module = machine.Module(self.mutate(ptx))
         values = [packed(*argument) for argument in arguments]
         nothing = len(module.sizes(name)) - len(values)  # Triton's own scratch, of which these kernels have none
         report = module.launch(

@@ -6,6 +6,7 @@ branch once. The other tests are those of every backend, for which most of the t
 
 import json
 import os
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
 from multimix_kernels.backends.triton.host import shapes
 
+from ...ptx.machine import Faults
 from ...ptx.triton_driver import Machine, virtual_gpu
 from ...support import plain, tf32
 from ...support.bounds import assert_as_accurate, assert_same_weights
@@ -148,6 +150,14 @@ def test_every_kernel_sample():
             f.sample(33, 2, t, *arguments) for f, t in ((operators, torch.float32), (reference, torch.float64))
         )
         assert_same_weights(found.mT, exact.mT)
+
+
+def test_every_kernel_needs_its_barriers(monkeypatch):
+    """Without them threads race, and that is seen."""
+    monkeypatch.setattr(GPU, "mutate", lambda ptx: re.sub(r"\bbar\.sync\s+0;", "", ptx))
+    scores, _, y, _ = example("bf16")
+    with pytest.raises(Faults, match="race"):
+        operators.mixed_cross_entropy(scores, y, 0.1, -100, MEAN, True, False, None, None, *draw_of(21, 20))
 
 
 SMALL = [
