@@ -22,7 +22,7 @@ EXPLAINED = {
     "bar.sync": (0.5, "of two at the ends of a loop's round one does where buffers alternate or there is one round"),
     "bar.warp.sync": (0.45, "lanes that read after the last round, or that a shuffle or a barrier of the block orders"),
     "cp.async.commit_group": (0.3, "groups that are waited for together may as well be one"),
-    "cp.async.wait_group": (0.7, "nothing is read until the next, or nothing was copied"),
+    "cp.async.wait_group": (0.6, "nothing is read until the next, or nothing was copied"),
     "fence.proxy": (0.8, "nothing was written since the one before"),
     "wgmma.fence": (0.65, "the product is the first to use its accumulators, and there was a fence in the kernel"),
     "wgmma.commit_group": (0.8, "the next group is waited for before the results are read"),
