@@ -33,7 +33,7 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         place = (BYTES, F32 if shifted else None)
         return Columns(kind, "i32", "i32", 1, *((None, None) if on["PACKED"] else place))
 
-    rows = large.Rows(*[F32] * 5)
+    rows = large.Rows(*[F32] * 6)
     targets = Columns(low, "i32", "i32", 1, None if on["PACKED"] else BYTES)
     named = dict(
         gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32),

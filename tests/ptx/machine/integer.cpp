@@ -50,6 +50,8 @@ PTX_OPERATION(MulHigh, static_cast<T>(static_cast<typename Wide<T>::Type>(a) * b
 PTX_OPERATION(MadHigh, wrap<T>(uint64_t(MulHigh::apply(a, b)) + uint64_t(c)), T a, T b, T c);
 PTX_OPERATION(Min, std::min(a, b), T a, T b);
 PTX_OPERATION(Max, std::max(a, b), T a, T b);
+PTX_OPERATION(MinRelu, std::max(std::min(a, b), T{0}), T a, T b);
+PTX_OPERATION(MaxRelu, std::max(std::max(a, b), T{0}), T a, T b);
 PTX_OPERATION(Neg, wrap<T>(-uint64_t(a)), T a);
 PTX_OPERATION(Abs, wrap<T>(a < 0 ? -uint64_t(a) : uint64_t(a)), T a);
 // Unspecified where the divisor is zero: all ones, as GPUs give.
@@ -142,12 +144,16 @@ Run decode_newer(Instruction& i) {
 
 Run decode_two(Instruction& i) {
   Suffixes suffixes{i};
+  const bool extreme = i.name == "min" || i.name == "max";
+  const bool relu = extreme && suffixes.take("relu");
   const int type = take_type(suffixes);
   if (!suffixes.done() || !is_plain(i, 3)) return nullptr;
   if (i.name == "add") return choose<Add, 2>(type);
   if (i.name == "sub") return choose<Sub, 2>(type);
   if (i.name == "div") return choose<Div, 2>(type);
   if (i.name == "rem") return choose<Rem, 2>(type);
+  if (relu && type != 3) return nullptr;  // .s32 and .s16x2 have it
+  if (relu) return i.name == "min" ? choose<MinRelu, 2>(type) : choose<MaxRelu, 2>(type);
   return i.name == "min" ? choose<Min, 2>(type) : choose<Max, 2>(type);
 }
 

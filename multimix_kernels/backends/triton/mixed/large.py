@@ -32,12 +32,14 @@ from ..weights.sample import Sampler
 class Rows(NamedTuple):
     """What is known of rows, (places, stored) each, when their scores are mixed again.
 
-    2^(mixed scores * scale - level) is the softmax, of scores mixed by the weights of the scratch; for labels it is
-    T softmax over the sum of those weights. Rows without a target, or past the last, have an infinite level.
+    2^((mixed scores - top) * scale - level) is the softmax, of scores mixed by the weights of the scratch; for labels it
+    is T softmax over the sum of those weights. Rows without a target, or past the last, have an infinite level. The
+    difference comes first: compilers make one operation of a product and a difference, which rounds it otherwise.
     """
 
     lse: Tensor
     share: Tensor  # T
+    top: Tensor
     level: Tensor
     scale: Tensor
     score_sum: Tensor  # of mixed scores that are no masks, over classes
@@ -63,9 +65,8 @@ def normaliser_kernel(
         j = start + tl.arange(0, CLASSES)
         logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
         higher = tl.maximum(top, tl.max(logits, 1))
-        level = higher * scale
         z = z * tl.exp2((top - higher) * scale)
-        z += tl.sum(tl.exp2(logits * scale[:, None] - level[:, None]), 1)  # (R, CLASSES) -> (R,)
+        z += tl.sum(tl.exp2((logits - higher[:, None]) * scale[:, None]), 1)  # (R, CLASSES) -> (R,)
         top = higher
     others = z - 1.0
     if tl.min(z) < 1.125:  # a branch that rows of many examples hardly take
@@ -104,8 +105,9 @@ def normaliser_kernel(
     tl.store(out.lse + k, lse)
     tl.store(out.share + k, share)
     factor = share * inverse
-    level = top * scale + rest * LOG2E + bad
+    level = rest * LOG2E + bad
     level = level - tl.log2(factor) if LABELS else level  # probabilities may be negative
+    tl.store(out.top + k, top)
     tl.store(out.level + k, tl.where((factor == 0) | (row >= rows), float("inf"), level))
     tl.store(out.scale + k, scale)
     tl.store(out.score_sum + k, score_sum)
@@ -154,7 +156,8 @@ def gradient_kernel(
                     w = tl.load(drawn.weights + source[None, :] * WIDTH + i[:, None])
                     s = load_columns(scores, place, i[None, :], j[:, None], c, WIDTH, False)
                     logits = dot(round_operand(s, OPERAND), w, logits, OPERAND)
-            p = tl.exp2(logits * tl.load(known.scale + k)[None, :] - tl.load(known.level + k)[None, :])  # (CLASSES, R)
+            distance = (logits - tl.load(known.top + k)[None, :]) * tl.load(known.scale + k)[None, :]
+            p = tl.exp2(distance - tl.load(known.level + k)[None, :])  # (CLASSES, R)
             if not LABELS:
                 p *= (tl.load(known.share + k) * tl.load(drawn.inverse + k))[None, :]
             if upstream is not None:
@@ -259,7 +262,7 @@ class Normaliser:
         target, tiles = self.target, block.stored // self.plan.large.rows
         if self.sums is None:
             self.sums = block.inverse.new_zeros((block.places * tiles,), dtype=torch.float64)
-        found = Rows(*block.inverse.new_empty((5, block.places, block.stored)).unbind())
+        found = Rows(*block.inverse.new_empty((6, block.places, block.stored)).unbind())
         normaliser_kernel[(block.places * tiles,)](
             ready.scores, ready.on_target_columns, ready.examples, target.keep, target.uniform, block.drawn, found,
             self.rows, self.sums, block.first_location, block.first, block.rows, block.stored, tiles, self.n,
