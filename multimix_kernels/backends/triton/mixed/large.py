@@ -32,7 +32,7 @@ from ..weights.sample import Sampler
 class Rows(NamedTuple):
     """What is known of rows, (places, stored) each, when their scores are mixed again.
 
-    2^((mixed scores - top) * scale - level) is the softmax, of scores mixed by the weights of the scratch; for labels it
+    2^((mixed scores - top) * scale - level) is the softmax, of scores mixed by weights of the scratch; for labels it
     is T softmax over the sum of those weights. Rows without a target, or past the last, have an infinite level. The
     difference comes first: compilers make one operation of a product and a difference, which rounds it otherwise.
     """
