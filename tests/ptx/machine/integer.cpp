@@ -50,6 +50,7 @@ PTX_OPERATION(MulHigh, static_cast<T>(static_cast<typename Wide<T>::Type>(a) * b
 PTX_OPERATION(MadHigh, wrap<T>(uint64_t(MulHigh::apply(a, b)) + uint64_t(c)), T a, T b, T c);
 PTX_OPERATION(Min, std::min(a, b), T a, T b);
 PTX_OPERATION(Max, std::max(a, b), T a, T b);
+// With .relu: what is negative becomes 0.
 PTX_OPERATION(MinRelu, std::max(std::min(a, b), T{0}), T a, T b);
 PTX_OPERATION(MaxRelu, std::max(std::max(a, b), T{0}), T a, T b);
 PTX_OPERATION(Neg, wrap<T>(-uint64_t(a)), T a);
@@ -65,10 +66,6 @@ PTX_OPERATION(Rem,
               : b == static_cast<T>(-1) && std::is_signed_v<T> ? T{0}
                                                                : static_cast<T>(a % b),
               T a, T b);
-
-// With .relu: what is negative becomes 0.
-PTX_OPERATION(MinRelu, std::max(std::min(a, b), T{0}), T a, T b);
-PTX_OPERATION(MaxRelu, std::max(std::max(a, b), T{0}), T a, T b);
 
 // Both halves of 32 bits, of type Half.
 template <class Op, class Half>
@@ -126,18 +123,14 @@ Run choose_pair(bool is_signed) {
                    : run_lanes<Pair<Op, uint16_t>, uint32_t, uint32_t, 2>;
 }
 
-// add.u16x2, min{.relu}.s16x2 and the like; min.relu.s32
+// add.u16x2, min{.relu}.s16x2 and the like
 Run decode_newer(Instruction& i) {
   Suffixes suffixes{i};
   const bool relu = suffixes.take("relu");
-  const int type = suffixes.take_one({"u16x2", "s16x2", "s32"});
+  const int type = suffixes.take_one({"u16x2", "s16x2"});
   if (type < 0 || !suffixes.done() || !is_plain(i, 3)) return nullptr;
   const bool min = i.name == "min";
-  if (i.name == "add") return relu || type == 2 ? nullptr : choose_pair<Add>(type);
-  if (type == 2) {
-    if (!relu) return nullptr;
-    return min ? run_lanes<MinRelu, int32_t, int32_t, 2> : run_lanes<MaxRelu, int32_t, int32_t, 2>;
-  }
+  if (i.name == "add") return relu ? nullptr : choose_pair<Add>(type);
   if (relu) return !type ? nullptr : min ? choose_pair<MinRelu>(true) : choose_pair<MaxRelu>(true);
   return min ? choose_pair<Min>(type) : choose_pair<Max>(type);
 }
