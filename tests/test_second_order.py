@@ -155,7 +155,9 @@ def test_masked_classes(dtype, backend, device):
         loss = mk.mixed_cross_entropy(x, target, n=20, m=3, seed=1, backend=backend)
         (gradient,) = grad(loss, x, create_graph=True)
         found.append(grad(gradient[:, :4].float().square().sum(), x)[0][:, :4])
-    torch.testing.assert_close(found[1], found[0], rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-7)
+    # First derivatives in bfloat16 may be rounded otherwise where there are more classes, by 2^-8 at most.
+    rounding = {} if dtype == torch.float32 else dict(atol=2**-8 * found[0].abs().max().item(), rtol=0)
+    torch.testing.assert_close(found[1], found[0], **dict(rtol=1e-5, atol=1e-7) | rounding)
 
 
 def test_hessian(backend, device, best_dtype):
