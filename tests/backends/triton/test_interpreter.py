@@ -2,13 +2,14 @@
 
 import importlib.metadata
 import importlib.util
-import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from ...support import beside
+
+ROOT = Path(__file__).resolve().parents[3]
 SHARED = (
     "special_values",
     "modules",
@@ -25,25 +26,21 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(folder: Path, *arguments: str, seconds: int = 900) -> None:
+def run(*arguments: str, seconds: int = 900) -> None:
     triton, numpy = (tuple(map(int, importlib.metadata.version(x).split(".")[:2])) for x in ("triton", "numpy"))
     if triton < (3, 7) and numpy >= (2, 4):
         pytest.skip("the interpreter of Triton 3.6 needs a NumPy before 2.4; compiled kernels do not")
-    environment = dict(os.environ, TRITON_INTERPRET="1", MULTIMIX_TESTED_BACKEND="triton", OMP_NUM_THREADS="2")
+    environment = dict(TRITON_INTERPRET="1", MULTIMIX_TESTED_BACKEND="triton", OMP_NUM_THREADS="2")
     quiet = ("-q", "-p", "no:cacheprovider", "-W", "ignore::RuntimeWarning")
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", *quiet, *arguments],
-        env=environment, cwd=folder, capture_output=True, text=True, timeout=seconds,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-8000:] + done.stderr[-2000:]
-    assert " passed" in done.stdout
+    beside.run([sys.executable, "-m", "pytest", *quiet, *arguments], ROOT, environment, seconds)
 
 
-def test_kernels_in_the_interpreter(request):
-    run(request.config.rootpath, str(Path(__file__).with_name("interpreted.py")))
+@pytest.mark.beside(run, str(Path(__file__).with_name("interpreted.py")))
+def test_kernels_in_the_interpreter(beside):
+    beside()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHARED)
-def test_every_test_of_every_backend(request, name):
-    run(request.config.rootpath, f"tests/test_{name}.py", "-k", "triton", seconds=3600)
+def test_every_test_of_every_backend(name):
+    run(f"tests/test_{name}.py", "-k", "triton", seconds=3600)
