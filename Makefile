@@ -103,11 +103,10 @@ test-all: $(VENV)/with-demo $(VENV)/with-test
 	$(BIN)/python -m pytest -m '' $(ARGS)
 
 # The tests of one backend's kernels, e.g. make kernel-test BACKEND=triton ARGS='-k soft': triton in its interpreter,
-# cuda on the CPU under tests/simt, cpu and reference as they are.
+# cuda as nvcc's PTX on the machine of tests/ptx, cpu and reference as they are.
 BACKEND ?=
 ALL_BACKENDS := triton cuda cpu reference
 QUIET := -q -p no:cacheprovider -W ignore::RuntimeWarning
-SIMULATED := from inspect import unwrap; from tests.backends.cuda.test_simulated import library; print(unwrap(library)())
 ifneq ($(filter kernel-test,$(GOALS)),)
   $(if $(filter $(BACKEND),$(ALL_BACKENDS)),,$(error make kernel-test BACKEND=...: one of $(ALL_BACKENDS)))
 endif
@@ -116,8 +115,8 @@ ifeq ($(BACKEND),triton)
 	TRITON_INTERPRET=1 MULTIMIX_TESTED_BACKEND=triton \
 	  $(BIN)/python -m pytest $(QUIET) tests/backends/triton/interpreted.py $(ARGS)
 else ifeq ($(BACKEND),cuda)
-	MULTIMIX_CUDA_SIMT="$$($(BIN)/python -c '$(SIMULATED)')" MULTIMIX_TESTED_BACKEND=cuda OMP_NUM_THREADS=1 \
-	  $(BIN)/python -m pytest $(QUIET) tests/backends/cuda/simulated.py $(ARGS)
+	$(PROGRAMS) MULTIMIX_TESTED_BACKEND=cuda OMP_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest $(QUIET) -p tests.ptx.cuda.plugin tests/backends/cuda/executed.py $(ARGS)
 else
 	$(BIN)/python -m pytest $(QUIET) -p benchmarks.gpu.selection --backends=$(BACKEND) tests $(ARGS)
 endif
@@ -138,7 +137,7 @@ test-sanitized: $(VENV)/with-test
 
 lint: $(VENV)/with-dev
 	export $(PROGRAMS); ruff check . && ruff format --check . && mypy && \
-	  clang-format --dry-run --Werror $(CODE) $(wildcard tests/simt/*.h tests/simt/*.cpp tests/simt/*.cu)
+	  clang-format --dry-run --Werror $(CODE) $(wildcard tests/ptx/*/*.h tests/ptx/*/*.cpp)
 
 bench: $(VENV)/with-bench
 	$(BIN)/python -m benchmarks $(ARGS)

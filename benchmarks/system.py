@@ -1,11 +1,13 @@
 """This machine: its name, its memory, its software; by hand, as `make gpu` runs where nothing can be installed."""
 
+import contextlib
 import functools
 import os
 import platform
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -16,6 +18,12 @@ import multimix_kernels
 
 ROOT = Path(__file__).resolve().parents[1]
 _MARGIN = 512 * 2**20
+_NEIGHBOUR = """
+import os
+parent = os.getppid()
+while os.getppid() == parent:  # it ends with this process, however that ends
+    sum(range(10**5))
+"""
 
 
 def available_bytes(device: torch.device) -> int:
@@ -71,6 +79,20 @@ def provenance(device: torch.device) -> dict:
 def busy(row: dict) -> bool:
     """Whether other work was running on the CPU that was measured."""
     return row["device"] == "cpu" and row["load"] > 0.5 * (row["cores"] or 1)
+
+
+@contextlib.contextmanager
+def neighbours(count: int) -> Iterator[None]:
+    """Processes beside this one, each of which keeps a core busy, as a data loader or another user's work does."""
+    processes: list[subprocess.Popen] = []
+    try:
+        for _ in range(count):
+            processes.append(subprocess.Popen([sys.executable, "-S", "-c", _NEIGHBOUR]))
+        yield
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 @functools.cache

@@ -1,15 +1,16 @@
-"""`python -m multimix_kernels`: versions, what is installed, and which backend runs where, and why."""
+"""`python -m multimix_kernels`: versions, what is installed, and which backend runs where, and why; or `... verify`."""
 
 import os
 import platform
-import warnings
+import sys
 from importlib import metadata
 from pathlib import Path
 
 import torch
 
-from . import __version__, available_backends
-from .backends import ENVIRONMENT_VARIABLE, TABLE, choose, native
+from . import __version__, available_backends, backends
+from .backends import ENVIRONMENT_VARIABLE, best, native
+from .backends.verdicts import choice, device, plan, store
 
 NAMES = {torch.float32: "float32", torch.bfloat16: "bfloat16", torch.float16: "float16", torch.float64: "float64"}
 
@@ -40,9 +41,7 @@ def libraries() -> list[str]:
     lines = []
     for name in ("cpu", "cuda"):
         info = native.build_info().get(name, {})
-        if name == "cuda" and native.SIMT:
-            text = f"{native.SIMT}, which runs the CUDA kernels on the CPU, for tests"
-        elif native.library(name).exists():
+        if native.library(name).exists():
             parts = [f"torch {info.get('torch', '?')}", info.get("compiler", "an unknown compiler")]
             parts += [f"nvcc {info['nvcc']}"] if "nvcc" in info else []
             targets = info.get("instruction_sets") or map(native.architecture_name, info.get("architectures", []))
@@ -55,22 +54,38 @@ def libraries() -> list[str]:
 
 def choices() -> list[str]:
     """Which backend tensors of each device and dtype get where none is named, and the order in which they are tried."""
-    order = ", ".join(row.name if row.by_default else f"{row.name} (only if named)" for row in TABLE.values())
-    lines = [f"  {'order':<10} {order}"]
-    if name := os.environ.get(ENVIRONMENT_VARIABLE):
-        lines.append(f"  {'set':<10} {ENVIRONMENT_VARIABLE}={name}")
-    for device in ("cpu", "cuda"):
+    order = ", ".join(f"{row.name} (where verified)" if row.to_verify else row.name for row in backends.TABLE.values())
+    lines = [f"  {'order':<10} {order}; of those verified the fastest"]
+    for variable in (ENVIRONMENT_VARIABLE, choice.ENVIRONMENT_VARIABLE):
+        if name := os.environ.get(variable):
+            lines.append(f"  {'set':<10} {variable}={name}")
+    for kind in ("cpu", "cuda"):
         chosen: dict[str, list[str]] = {}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all of it is said here
-            for dtype, name in NAMES.items():
-                chosen.setdefault(choose(None, torch.device(device), dtype).name, []).append(name)
-        better = [row for row in TABLE.values() if not row.by_default and device in row.devices]
-        named = " and ".join(row.name for row in better if row.reason is None)
-        why = f"; {named}, which no GPU has run yet, only if named" if named else ""
+        for dtype, name in NAMES.items():
+            found = [best(kind, None, dtype, operation, may_check=False) for operation in plan.OPERATIONS]
+            used = dict.fromkeys(map(str, found))
+            by_operation = " ".join(f"{x} ({o})" for x, o in zip(found, plan.OPERATIONS, strict=True))
+            chosen.setdefault(next(iter(used)) if len(used) == 1 else by_operation, []).append(name)
         taken = "; ".join(f"{name} for {', '.join(dtypes)}" for name, dtypes in chosen.items())
-        lines.append(f"  {device:<10} {taken}{why}")
+        lines.append(f"  {kind:<10} {taken}")
     return lines
+
+
+def verdicts() -> list[str]:
+    """A line for every GPU: what its verdict says and of when it is, or that there is none."""
+    lines = []
+    for index in range(torch.cuda.device_count()):
+        on = device.find("cuda", index)
+        found = None if on is None else store.load(on)
+        if on is None or found is None:
+            name = "a GPU that cannot be used" if on is None else on.name
+            lines.append(f"  {index:<10} {name}: not verified; {choice.COMMAND} --device {index}")
+            continue
+        results = [x for by in found["results"].values() for kinds in by.values() for x in kinds.values()]
+        passed = sum(x["failed"] is None for x in results)
+        names = ", ".join(found["results"])
+        lines.append(f"  {index:<10} {on.name}: {names}: {passed} of {len(results)} passed, {found['date']}")
+    return [*lines, f"  {'kept in':<10} {store.folder()}"]
 
 
 def main() -> None:
@@ -82,8 +97,13 @@ def main() -> None:
     for name, backend in available_backends().items():
         state = f"available ({', '.join(backend.devices)})" if backend else f"not available: {backend.reason}"
         print(f"  {name:<10} {state}")
-    print("\n".join(["compiled libraries:", *libraries(), "used where no backend is named:", *choices()]))
+    print("\n".join(["compiled libraries:", *libraries(), "verdicts:", *verdicts()]))
+    print("\n".join(["used where no backend is named:", *choices()]))
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["verify"]:
+        from .verify.command import main as verify
+
+        sys.exit(verify(sys.argv[2:]))
     main()

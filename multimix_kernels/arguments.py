@@ -82,22 +82,25 @@ def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
         check_tensor(bias, "bias", "a Tensor (c,) or None")
     if bias is not None and bias.shape != weight.shape[:1]:
         raise ValueError(f"bias: expected shape ({weight.shape[0]},) to match weight, got {tuple(bias.shape)}")
+    device, dtype = x.device, x.dtype
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is None:
             continue
-        if parameter.device != x.device:
-            raise ValueError(f"{name}: expected device {x.device} like input, got {parameter.device}")
+        if parameter.device != device:
+            raise ValueError(f"{name}: expected device {device} like input, got {parameter.device}")
         if parameter.dtype not in DTYPES:
             raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, got {parameter.dtype}")
-        if parameter.dtype != x.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
-            raise TypeError(f"{name}: expected dtype {x.dtype} like input (or use autocast), got {parameter.dtype}")
-    return weight.flatten(1)
+        if parameter.dtype != dtype and (x.is_meta or not torch.is_autocast_enabled(device.type)):
+            raise TypeError(f"{name}: expected dtype {dtype} like input (or use autocast), got {parameter.dtype}")
+    return weight if weight.dim() == 2 else weight.flatten(1)
 
 
-def check_target(target: Tensor, b: int, c: int | str, device: torch.device, ignore_index: int | None) -> Tensor:
-    """Class indices (b,) as int64, from any integer dtype, or probabilities (b, c).
+def check_target(
+    target: Tensor, b: int, c: int | str, device: torch.device, ignore_index: int | None
+) -> tuple[Tensor, Tensor | None]:
+    """Class indices (b,) as int64, from any integer dtype, or probabilities (b, c); and the mask of `ignored_examples`.
 
-    Without an ignore_index the values of the indices are not checked, and c may be a name.
+    Without an ignore_index the values of the indices are not checked, c may be a name, and there is no mask.
     """
 
     # A function, because torch.compile does not format symbolic sizes; it is called only for an error.
@@ -119,20 +122,26 @@ def check_target(target: Tensor, b: int, c: int | str, device: torch.device, ign
     if target.requires_grad:
         raise ValueError("target: must not require grad; pass target.detach()")
     if target.dim() == 2:
-        return target
-    target = target.to(torch.int64)
-    if ignore_index is not None and not isinstance(c, str) and _readable(target):
-        _check_labels(target, c, ignore_index)
-    return target
+        return target, None
+    if target.dtype != torch.int64:
+        target = target.to(torch.int64)
+    if ignore_index is None:
+        return target, None
+    if not isinstance(c, str) and _readable(target) and not _has_others(target, c, ignore_index):
+        return target, None
+    return target, ignored_examples(target, ignore_index)
 
 
-def _check_labels(target: Tensor, c: int, ignore_index: int) -> None:
-    low, high = torch.aminmax(target)
-    if low.item() >= 0 and high.item() < c:
-        return
+def _has_others(target: Tensor, c: int, ignore_index: int) -> bool:
+    """Whether there may be ignored examples among the labels, all of which are checked."""
+    extremes = torch.aminmax(target)
+    low, high = extremes.min.item(), extremes.max.item()
+    if low >= 0 and high < c:
+        return low <= ignore_index <= high
     wrong = target[((target < 0) | (target >= c)) & (target != ignore_index)]
     if wrong.numel():
         raise ValueError(f"target: expected classes in [0, {c}) or ignore_index={ignore_index}, got {wrong[0].item()}")
+    return True
 
 
 def ignored_examples(target: Tensor, ignore_index: int) -> Tensor | None:

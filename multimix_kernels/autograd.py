@@ -7,6 +7,9 @@ once more, by `second_order`; third derivatives are refused. Compiled graphs are
 them: there nothing is saved for second derivatives.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 from torch.autograd import Function
@@ -22,7 +25,9 @@ def _dtypes(*operands: Tensor | None) -> tuple[torch.dtype | None, ...]:
 
 def _wanted(*operands: Tensor | None) -> Want:
     """Which gradients will be asked for. Asked outside of forward, where gradient mode is always off."""
-    return Want(*(torch.is_grad_enabled() and x is not None and x.requires_grad for x in operands))
+    if not torch.is_grad_enabled():
+        return Want(*(False for _ in operands))
+    return Want(*(x is not None and x.requires_grad for x in operands))
 
 
 def _returned(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -32,12 +37,33 @@ def _returned(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
 
 def _cast(ctx, gradients) -> list[Tensor | None]:
     """The wanted gradients in the dtypes of operand and attention."""
-    return [g.to(dtype) if want else None for g, dtype, want in zip(gradients, ctx.dtypes, ctx.want, strict=True)]
+    return [
+        None if not want else g if g.dtype == dtype else g.to(dtype)
+        for g, dtype, want in zip(gradients, ctx.dtypes, ctx.call.want, strict=True)
+    ]
 
 
 def _graph_wanted() -> bool:
     """In a backward: whether it is itself differentiated."""
     return torch.is_grad_enabled() and not torch.compiler.is_compiling()
+
+
+def _without_graph(compute: Callable, *arguments):
+    """Calls without recording; a backward does not record anyway, unless it is itself differentiated."""
+    if not torch.is_grad_enabled():
+        return compute(*arguments)
+    with torch.no_grad():
+        return compute(*arguments)
+
+
+class _Call(NamedTuple):
+    """Everything of an operation's call that is no tensor: one argument, as each costs time."""
+
+    backend: str
+    name: str  # of the operator
+    options: LossOptions | None
+    want: Want
+    draw: tuple  # the fields of Draw after its tensors
 
 
 class _ThirdDerivative(Function):
@@ -90,22 +116,23 @@ def _differentiable(upstream, operand, attention, gradients, want: Want, operati
 
 class _Mix(Function):
     @staticmethod
-    def forward(ctx, values, attention, ignored, backend, want, seed, alpha, draw):
+    def forward(ctx, values, attention, ignored, seed, alpha, call):
         ctx.save_for_backward(values, attention, ignored, seed, alpha)
-        ctx.backend, ctx.want, ctx.draw, ctx.dtypes = backend, want, draw, _dtypes(values, attention)
-        return ops.call(backend, "mix", values, attention, ignored, Draw(seed, alpha, *draw))
+        ctx.call, ctx.dtypes = call, _dtypes(values, attention)
+        return ops.call(call.backend, "mix", values, attention, ignored, Draw(seed, alpha, *call.draw))
 
     @staticmethod
     def backward(ctx, upstream):
         values, attention, ignored, seed, alpha = ctx.saved_tensors
-        draw = Draw(seed, alpha, *ctx.draw)
+        call = ctx.call
+        draw = Draw(seed, alpha, *call.draw)
         with torch.no_grad():
             gradients = _cast(
-                ctx, ops.call(ctx.backend, "mix_backward", upstream, values, ctx.want, attention, ignored, draw)
+                ctx, ops.call(call.backend, "mix_backward", upstream, values, call.want, attention, ignored, draw)
             )
         if _graph_wanted():
-            operation = Operation(ctx.backend, "mix", None, ignored, None, draw)
-            gradients = _differentiable(upstream, values, attention, gradients, ctx.want, operation)
+            operation = Operation(call.backend, "mix", None, ignored, None, draw)
+            gradients = _differentiable(upstream, values, attention, gradients, call.want, operation)
         return _returned(ctx, *gradients)
 
 
@@ -113,14 +140,15 @@ class _CrossEntropy(Function):
     """The loss operators, by name: the operand of "mixed_cross_entropy" is scores, that of "soft_..." is logits."""
 
     @staticmethod
-    def forward(ctx, operand, attention, target, ignored, backend, name, options, want, seed, alpha, draw):
-        now = want if options.reduction != NONE else Want(False, False)
+    def forward(ctx, operand, attention, target, ignored, seed, alpha, call):
+        reduced = call.options.reduction != NONE
+        now = call.want if reduced else Want(False, False)
         loss, *gradients = ops.call(
-            backend, name, operand, target, options, now, attention, ignored, Draw(seed, alpha, *draw)
-        )
-        ctx.backend, ctx.name, ctx.options, ctx.draw = backend, name, options, draw
-        ctx.want, ctx.dtypes = want, _dtypes(operand, attention)
-        if options.reduction == NONE:
+            call.backend, call.name,
+            operand, target, call.options, now, attention, ignored, Draw(seed, alpha, *call.draw),
+        )  # fmt: skip
+        ctx.call, ctx.dtypes = call, _dtypes(operand, attention)
+        if not reduced:
             ctx.save_for_backward(operand, attention, target, ignored, seed, alpha)
         elif torch.compiler.is_compiling():
             ctx.save_for_backward(*gradients)
@@ -134,30 +162,38 @@ class _CrossEntropy(Function):
     @staticmethod
     def backward(ctx, upstream):
         saved = ctx.saved_tensors  # unpacked once, as checkpointing asks
-        if ctx.options.reduction == NONE:
-            operand, attention, target, ignored, seed, alpha = saved
-            draw = Draw(seed, alpha, *ctx.draw)
-            with torch.no_grad():
-                gradients = ops.call(
-                    ctx.backend, f"{ctx.name}_backward",
-                    upstream, operand, target, ctx.options, ctx.want, attention, ignored, draw,
-                )  # fmt: skip
-        else:
-            # Out of place, so that a second backward through the same graph is right.
-            with torch.no_grad():
-                gradients = [upstream * gradient for gradient in saved[:2]]
-        gradients = _cast(ctx, gradients)
+        call = ctx.call
+        gradients = _cast(
+            ctx,
+            _without_graph(_gradients_of_rows if call.options.reduction == NONE else _scaled, call, upstream, saved),
+        )
         if _graph_wanted():
-            if ctx.options.reduction != NONE:
+            if call.options.reduction != NONE:
                 operand, attention, target, ignored = saved[2:]
-                if ctx.versions != _versions(*ctx.names):
+                seed, alpha = ctx.names
+                if ctx.versions != _versions(seed, alpha):
                     raise RuntimeError(
                         "seed, alpha: modified in place since the forward, which second derivatives need"
                     )
-                draw = Draw(*ctx.names, *ctx.draw)
-            operation = Operation(ctx.backend, ctx.name, target, ignored, ctx.options, draw)
-            gradients = _differentiable(upstream, operand, attention, gradients, ctx.want, operation)
+            else:
+                operand, attention, target, ignored, seed, alpha = saved
+            draw = Draw(seed, alpha, *call.draw)
+            operation = Operation(call.backend, call.name, target, ignored, call.options, draw)
+            gradients = _differentiable(upstream, operand, attention, gradients, call.want, operation)
         return _returned(ctx, *gradients)
+
+
+def _scaled(call: _Call, upstream: Tensor, saved) -> list[Tensor | None]:
+    """Gradients of the forward, out of place, so that a second backward through the same graph is right."""
+    return [upstream * gradient if want else None for gradient, want in zip(saved, call.want, strict=False)]
+
+
+def _gradients_of_rows(call: _Call, upstream: Tensor, saved) -> tuple[Tensor, Tensor]:
+    operand, attention, target, ignored, seed, alpha = saved
+    return ops.call(
+        call.backend, f"{call.name}_backward",
+        upstream, operand, target, call.options, call.want, attention, ignored, Draw(seed, alpha, *call.draw),
+    )  # fmt: skip
 
 
 def _versions(*tensors: Tensor | None) -> list[int | None]:
@@ -166,8 +202,8 @@ def _versions(*tensors: Tensor | None) -> list[int | None]:
 
 def mix(values: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Tensor:
     """Convex combinations (r, n, d) of values (r, b, d), differentiable in values and attention (r, b)."""
-    want = _wanted(values, attention)
-    return _Mix.apply(values, attention, ignored, backend, want, draw.seed, draw.alpha, draw[2:])
+    call = _Call(backend, "mix", None, _wanted(values, attention), draw[2:])
+    return _Mix.apply(values, attention, ignored, draw.seed, draw.alpha, call)
 
 
 def cross_entropy(
@@ -181,7 +217,5 @@ def cross_entropy(
     draw: Draw,
 ) -> Tensor:
     """A loss operator, differentiable in operand and attention (r, b): a scalar, or (r, n) with reduction "none"."""
-    want = _wanted(operand, attention)
-    return _CrossEntropy.apply(
-        operand, attention, target, ignored, backend, name, options, want, draw.seed, draw.alpha, draw[2:]
-    )
+    call = _Call(backend, name, options, _wanted(operand, attention), draw[2:])
+    return _CrossEntropy.apply(operand, attention, target, ignored, draw.seed, draw.alpha, call)

@@ -71,7 +71,7 @@ def multimix_head_cross_entropy(
     if chunk is not None and chunk < 1:
         raise ValueError(f"chunk: expected at least 1 interpolated example, got {chunk}")
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
-    name = backends.choose(backend, input.device, input.dtype).name
+    name = backends.choose(backend, input.device, input.dtype, "mix").name
     rows = chunk or max(1, MIXTURES // input.shape[2:].numel())
     options: dict[str, Any] = dict(label_smoothing=label_smoothing, ignore_index=ignore_index, reduction=reduction)
     ignored = arguments.ignored_examples(target, ignore_index)
@@ -93,4 +93,4 @@ def multimix_head_cross_entropy(
 def _check_target(target: Tensor, input: Tensor) -> Tensor:
     """What decides who is mixed; labels are checked against the classes when there are logits."""
     classes = target.shape[1] if isinstance(target, Tensor) and target.dim() == 2 else "c"
-    return arguments.check_target(target, input.shape[0], classes, input.device, None)
+    return arguments.check_target(target, input.shape[0], classes, input.device, None)[0]

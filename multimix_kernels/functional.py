@@ -56,7 +56,8 @@ def multimix_cross_entropy(
         m: examples in each interpolation, drawn uniformly without replacement; None: all b. At most b: where the
             last mini-batch of an epoch is smaller, pass min(m, len(input)), or drop that batch.
         alpha: Dirichlet concentration within [0.01, 1000]: a float; a (low, high) range, from which one is drawn
-            for each interpolation; or a Tensor (b,), one per example.
+            for each interpolation; or a Tensor (b,), one per example. Under torch.compile a new float is compiled
+            once more, and a Tensor (b,) or () is not.
         label_smoothing: as in `torch.nn.functional.cross_entropy`.
         ignore_index: an example with this class index is left out of every mixture. If all are, the mean is NaN.
         reduction: "mean", "sum", or "none".
@@ -67,7 +68,9 @@ def multimix_cross_entropy(
         generator: for drawing the seed, which is then not mixed with the rank.
         row_offset: interpolations row_offset ... row_offset + n - 1 of the seed's stream are used, so that shards
             of one draw can be computed apart.
-        backend: None (the best available, or MULTIMIX_BACKEND), "reference", "cpu", "triton" or "cuda".
+        backend: None (the best available, on a GPU the fastest that is verified there; or MULTIMIX_BACKEND),
+            "reference", "cpu", "triton" or "cuda". The first call on a GPU may have to verify them, in a process of
+            its own, which takes a minute; MULTIMIX_VERIFY=off skips it, `require` makes a missing verdict an error.
 
     Returns:
         A scalar, or (n,) with reduction "none"; float32, float64 for float64 input.
@@ -182,15 +185,14 @@ def mixed_cross_entropy(
     b, c, *spatial = scores.shape
     label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
     ignore_index = arguments.check_ignore_index(ignore_index)
-    target = arguments.check_target(target, b, c, scores.device, ignore_index)
+    target, ignored = arguments.check_target(target, b, c, scores.device, ignore_index)
     if attention is not None:
         arguments.check_attention(attention, b, spatial, scores)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, scores.device)
-    name = backends.choose(backend, scores.device, scores.dtype).name
+    name = backends.choose(backend, scores.device, scores.dtype, "mixed_cross_entropy").name
     _reserve_rows(reduction, draw, spatial, scores)
     loss = autograd.cross_entropy(
-        "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target,
-        arguments.ignored_examples(target, ignore_index),
+        "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target, ignored,
         LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(draw.n, *spatial)
@@ -227,7 +229,8 @@ def multimix(
     if attention is not None:
         arguments.check_attention(attention, input.shape[0], input.shape[2:], input)
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, input.shape[0], input.device)
-    return _mix(input, attention, None, backends.choose(backend, input.device, input.dtype).name, draw)
+    name = backends.choose(backend, input.device, input.dtype, "mix").name
+    return _mix(input, attention, None, name, draw)
 
 
 def sample_dirichlet(
@@ -268,7 +271,7 @@ def sample_dirichlet(
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
     device = torch.empty(0, device=device).device  # "cuda" is the current device, "cpu:0" is "cpu"
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
-    name = backends.choose(backend, device, dtype).name
+    name = backends.choose(backend, device, dtype, "sample").name
     reserve(f"weights of n = {draw.n} rows of b = {b} examples", (draw.n, b, *spatial), dtype, device)
     weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
     return weights.permute(1, 2, 0).reshape(draw.n, b, *spatial)
@@ -283,23 +286,26 @@ class _Head:
         self.label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
         self.ignore_index = arguments.check_ignore_index(ignore_index)
         b, c = input.shape[0], self.weight.shape[0]
-        self.target = arguments.check_target(target, b, c, input.device, self.ignore_index)
+        self.target, self.ignored = arguments.check_target(target, b, c, input.device, self.ignore_index)
 
     def loss(self, attention, n, m, alpha, seed, generator, row_offset, backend) -> Tensor:
         """By mixing scores, or in the order of the paper for a backend that does."""
         b, _, *spatial = self.input.shape
         draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, self.input.device)
-        row = backends.choose(backend, self.input.device, self.input.dtype)
-        ignored = arguments.ignored_examples(self.target, self.ignore_index)
+        row = backends.choose(backend, self.input.device, self.input.dtype, "mixed_cross_entropy")
         options = LossOptions(self.label_smoothing, self.ignore_index, REDUCTIONS[self.reduction])
         if row.mixes_embeddings:
-            mixture = _mix(self.input, attention, ignored, row.name, draw)
+            mixture = _mix(self.input, attention, self.ignored, row.name, draw)
             logits = F.linear(_channels_last(mixture.embeddings), self.weight, self.bias).movedim(-1, 1)
             return mixture._cross_entropy(logits, self.target, options)
         _reserve_rows(self.reduction, draw, spatial, self.input)
-        scores = F.linear(_locations_first(self.input), self.weight, self.bias)
+        if spatial:
+            scores = F.linear(_locations_first(self.input), self.weight, self.bias)
+        else:
+            scores = F.linear(self.input, self.weight, self.bias).unsqueeze(0)
         loss = autograd.cross_entropy(
-            "mixed_cross_entropy", scores, _flat_attention(attention), self.target, ignored, options, row.name, draw,
+            "mixed_cross_entropy", scores, _flat_attention(attention), self.target, self.ignored, options, row.name,
+            draw,
         )  # fmt: skip
         return loss if self.reduction != "none" else loss.T.reshape(draw.n, *spatial)
 
@@ -317,7 +323,7 @@ def _mix(input: Tensor, attention: Tensor | None, ignored: Tensor | None, backen
 
 def _locations_first(x: Tensor) -> Tensor:
     """(b, d, *spatial) -> (r, b, d)."""
-    return x.reshape(*x.shape[:2], x.shape[2:].numel()).permute(2, 0, 1)
+    return x.unsqueeze(0) if x.dim() == 2 else x.reshape(*x.shape[:2], x.shape[2:].numel()).permute(2, 0, 1)
 
 
 def _channels_last(x: Tensor) -> Tensor:

@@ -58,7 +58,7 @@ class Mixture:
         if num_classes < 1:
             raise ValueError(f"num_classes: expected at least 1 class, got {num_classes}")
         ignore_index = arguments.check_ignore_index(ignore_index)
-        target = arguments.check_target(target, self._b, num_classes, self.seed.device, ignore_index)
+        target, _ = arguments.check_target(target, self._b, num_classes, self.seed.device, ignore_index)
         y = target
         if not target.is_floating_point():
             known = (target >= 0) & (target < num_classes) & (target != ignore_index)
@@ -108,7 +108,7 @@ class Mixture:
             raise ValueError(f"logits: expected device {self.seed.device}, got {logits.device}")
         label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
         ignore_index = arguments.check_ignore_index(ignore_index)
-        target = arguments.check_target(target, self._b, c, logits.device, ignore_index)
+        target, _ = arguments.check_target(target, self._b, c, logits.device, ignore_index)
         options = LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction])
         return self._cross_entropy(logits, target, options)
 

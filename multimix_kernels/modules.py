@@ -34,7 +34,7 @@ def _plain_loss(logits: Tensor, target: Tensor, options: dict[str, Any]) -> Tens
     """Cross-entropy of what is not mixed, for every target that the mixed losses take."""
     arguments.check_input(logits, "scores", dense=False)
     b, c = logits.shape
-    target = arguments.check_target(target, b, c, logits.device, options["ignore_index"])
+    target, _ = arguments.check_target(target, b, c, logits.device, options["ignore_index"])
     return F.cross_entropy(logits, target, **options)
 
 

@@ -97,9 +97,18 @@ def _tf32_allowed() -> bool:
     return torch.backends.cuda.matmul.fp32_precision == "tf32"
 
 
-# The CUDA library asks this way, as the stable ABI has no other.
-torch.library.define("multimix_cuda::tf32_allowed", "() -> bool")
-torch.library.impl("multimix_cuda::tf32_allowed", "CompositeExplicitAutograd", _tf32_allowed)
+def _bfloat16_allowed() -> bool:
+    """The same of the CPU; by default it says what `torch.backends.fp32_precision` does."""
+    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # type: ignore[attr-defined]
+
+
+# The libraries ask this way, as the stable ABI has no other.
+for _qualified, _allowed in (
+    ("multimix_cuda::tf32_allowed", _tf32_allowed),
+    ("multimix_cpu::bfloat16_allowed", _bfloat16_allowed),
+):
+    torch.library.define(_qualified, "() -> bool")
+    torch.library.impl(_qualified, "CompositeExplicitAutograd", _allowed)
 
 # OPERATORS[backend name][operator name], each bound once.
 OPERATORS = {name: _register(backend) for name, backend in TABLE.items()}

@@ -47,6 +47,8 @@ def poisoned_memory():
 
 
 @pytest.fixture(autouse=True)
-def no_default_backend(monkeypatch):
-    """The tests choose backends themselves."""
+def no_default_backend(monkeypatch, tmp_path):
+    """The tests choose backends themselves, and look at no verdict but their own."""
     monkeypatch.delenv("MULTIMIX_BACKEND", raising=False)
+    monkeypatch.setenv("MULTIMIX_VERIFY", "off")
+    monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))

@@ -54,7 +54,6 @@ def test_says_what_the_libraries_are(monkeypatch, tmp_path, capsys):
     (tmp_path / "build.json").write_text(json.dumps({"cpu": {"reason": "there was no compiler"}, "cuda": info}))
     (tmp_path / "multimix_cuda.so").touch()
     monkeypatch.setattr(native, "DIRECTORY", tmp_path)
-    monkeypatch.setattr(native, "SIMT", None)
     native.build_info.cache_clear()
     try:
         lines = [" ".join(line.split()) for line in libraries()]

@@ -140,6 +140,9 @@ def row(report: Report) -> str:
 
 MOST_SPILLED = 16  # bytes of a thread's stack: four registers, as a few variants of kernels that fill all 255 need
 
+# What is known to need more. The README says so.
+SPILLED = {("sm_90", "mixed_small 256 x 64", "bf16"): 640}
+
 
 def faults(report: Report) -> list[str]:
     """What is wrong with a kernel."""
@@ -148,7 +151,8 @@ def faults(report: Report) -> list[str]:
         found.append("more shared memory than there is")
     if case.needs_matrix_instructions and not report.matrix:
         found.append("no matrix instructions")
-    if report.target in WITHOUT_LOCAL_MEMORY and (report.spills > MOST_SPILLED or (report.local and not report.spills)):
+    most = SPILLED.get((report.target, case.name, case.operand), MOST_SPILLED)
+    if report.target in WITHOUT_LOCAL_MEMORY and (report.spills > most or (report.local and not report.spills)):
         found.append("local memory")
     return found
 

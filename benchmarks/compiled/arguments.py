@@ -33,9 +33,10 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         place = (BYTES, F32 if shifted else None)
         return Columns(kind, "i32", "i32", 1, *((None, None) if on["PACKED"] else place))
 
-    rows = large.Rows(*[F32] * 5)
+    rows = large.Rows(*[F32] * 6)
     targets = Columns(low, "i32", "i32", 1, None if on["PACKED"] else BYTES)
     named = dict(
+        gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32),
         draw=DrawNames(
             LABELS, if_("PER_EXAMPLE", "*fp64"), if_("ATTENTION", F32), if_("IGNORED", "*i16"),
             "*i32" if on.get("SUBSET") and on["IGNORED"] else None, *["fp32"] * 4,
@@ -55,7 +56,6 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         named["out"] = soft.Outputs(if_("ROWS", F32), "*fp64", *results)
     elif kernel is sums.add_up_kernel:
         named["partial"] = sums.Grid(F32, "i32", "i32", 1, "i32")
-        named["gram"] = sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32)
         named["scores"] = sums.Grid(low, "i32", 0, "i32", 1)
     elif kernel is operands.prepare_kernel:
         padded = Columns(low, "i32", "i32", 1)

@@ -1,6 +1,6 @@
 """The configurations that the launchers use, as cases to be compiled ahead of time by `aot`.
 
-They are those for b = 128 examples, and for b = 1024 where these differ.
+They are those for b = 128 examples, and for b = 1024 where these differ; of the fused loss every padded shape.
 """
 
 from dataclasses import dataclass, replace
@@ -22,6 +22,7 @@ TARGETS = {
     **{arch: GPUTarget("hip", arch, 64) for arch in ("gfx90a", "gfx942")},
 }
 B, MANY = 128, 1024  # examples
+SMALL_SHAPES = [(b, c) for b in (16, 32, 64, 128, 256) for c in (16, 32, 64, 128, 256)]  # padded examples, classes
 REPRESENTATIVE = {"mixed_small c=100", "normaliser", "gradient", "soft"}  # and the first sampler
 DRAW = dict(SUBSET=False)
 
@@ -39,6 +40,7 @@ class Case:
     products: bool = True
     variant: bool = False  # of other operands than contiguous ones, labels, and no attention
     representative: bool = False  # one of the few that stand for all
+    another_shape: bool = False  # which a case that is none has the same program of, but for sizes
 
     def but(self, name: str, **constants) -> "Case":
         """The same kernel with other constants; None: an argument instead."""
@@ -95,7 +97,7 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
     found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
     ready = dict(WIDTH=B, CLASSES=1024, R=2, CHUNK=1024, OPERAND="bf16", LABELS=True, NAN=False)
     found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False))
-    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024), 4, 1, False))
+    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024, EXAMPLES=128), 4, 1, False))
     found.append(Case("finish", finish_kernel, "bf16", dict(TILE=1024), 4, 1, False))
     found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}
@@ -105,10 +107,19 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
 def _products(family: shapes.Family, operand: str) -> list[Case]:
     """The kernels with matrix products: of contiguous rows and labels, and then of other operands."""
     found = []
+    kinds, usual = set(), []
     for name, b, c in (("mixed_small c=10", B, 10), ("mixed_small c=100", B, 100), ("mixed_small b=64", 64, 10)):
         small = family.mixed_small(b, c, operand)
         if small is not None:
             found += _mixed_small(name, small, family, operand)
+            kinds.add(_kind(small))
+            usual.append(small)
+    for b, c in SMALL_SHAPES:
+        small = family.mixed_small(b, c, operand)
+        if small is not None and small not in usual:
+            plain, *_ = _mixed_small(f"mixed_small {b} x {c}", small, family, operand)
+            found.append(replace(plain, another_shape=_kind(small) in kinds))
+            kinds.add(_kind(small))
 
     def case(name, kernel, shape, columns, b=B, **constants):
         sizes = {"WIDTH": b, "DEPTH": min(b, shape.depth), "R": shape.rows, columns: shape.classes, "OPERAND": operand}
@@ -159,6 +170,11 @@ def _products(family: shapes.Family, operand: str) -> list[Case]:
         mixed_by_values.but("in place", **in_place, **tile, FEATURES=two.classes).launched(**small_tile),
         mixed_by_weights.but("in place", **unpacked, ADD=True),
     ]
+
+
+def _kind(small: shapes.Small) -> tuple:
+    """What decides on the instructions of its products: warps, and enough classes for those of warp groups."""
+    return small.pair.warps, small.classes >= 64
 
 
 def _mixed_small(name: str, small: shapes.Small, family: shapes.Family, operand: str) -> list[Case]:

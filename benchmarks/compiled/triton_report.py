@@ -36,14 +36,16 @@ def main(arguments: list[str]) -> int:
     )
     parser.add_argument("targets", nargs="*", choices=[[], *cases.TARGETS], metavar="target", help="default: all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="processes; default: the processors here")
-    parser.add_argument("--brief", action="store_true", help="variants of kernels for sm_80 and sm_90 only")
+    parser.add_argument(
+        "--brief", action="store_true", help="variants of kernels for sm_80 and sm_90 only, and one shape of each kind"
+    )
     options = parser.parse_args(arguments)
     print(f"Triton {triton.__version__}, torch {torch.__version__}\n\n{LEGEND}\n{aot.HEADER}")
     work = [
         (k, target)
         for target in options.targets or cases.TARGETS
         for k, case in enumerate(cases.cases_of(target))
-        if not (options.brief and case.variant and target not in aot.WITHOUT_LOCAL_MEMORY)
+        if not (options.brief and (case.another_shape or (case.variant and target not in aot.WITHOUT_LOCAL_MEMORY)))
     ]
     wrong, spilled = [], 0
     # Not forked: torch has threads.

@@ -9,6 +9,7 @@ from .parts import PYTHON, Part, Step
 SANITIZERS = ("memcheck", "racecheck", "initcheck")
 _TRIAL = "import torch; torch.ones(1024, device='cuda'); torch.cuda.synchronize()"
 _VERDICTS = r"^\S+ (is [\d.]+x as fast.*|LOSES:.*)$"  # as benchmarks.tables writes them
+_VERIFIED = r"^(FAILED: .*|.* could not be checked: .*|kept in .*)$"
 _PYTEST = r"^=+ .*\d+ (passed|failed|error|deselected|skipped).*=+$"
 _CUDA_SOURCES = Path(__file__).resolve().parents[2] / "csrc" / "cuda"
 _MOST_WORKERS = 8  # each has a CUDA context of its own
@@ -40,6 +41,19 @@ def _build_cuda(machine: Machine, cpu: Part) -> Part:
         missing = "there is no nvcc"
     required = machine.has_gpu and _CUDA_SOURCES.is_dir()
     return replace(cpu, name="build/cuda", weight=4, environment=environment, missing=missing, required=required)
+
+
+def verify(machine: Machine, folder: Path) -> list[Part]:
+    """Every operator of each GPU backend against float64, and its times; the verdict is kept for later processes."""
+    table = folder / "verify.txt"
+    command = (PYTHON, "-m", "multimix_kernels", "verify", "--table", str(table))
+    missing = None if machine.gpu_backends else "no GPU backend is available"
+    return [Part("verify", command, missing=missing, required=True, note=_VERIFIED, writes=table)]
+
+
+def verify_rehearsal(machine: Machine, folder: Path) -> list[Part]:
+    """What is installed, and what is used."""
+    return [Part("verify/report", (PYTHON, "-m", "multimix_kernels"), note=r"^  order .*$")]
 
 
 def tests(machine: Machine, folder: Path) -> list[Part]:
@@ -172,6 +186,7 @@ def _workload(backend: str, device: str) -> tuple[str, ...]:
 STEPS = [
     Step("report", "devices, versions, commit, tools", 1.5, report),
     Step("build", "the compiled libraries, for the GPU that is present", 4, build),
+    Step("verify", "every operator against float64 on this GPU, kept as a verdict", 2.5, verify, verify_rehearsal),
     Step("tests", "the tests of every GPU backend, kept as JUnit XML", 4, tests, tests_rehearsal),
     Step("sanitize", "every operation under compute-sanitizer", 3, sanitize, sanitize_rehearsal),
     Step("bench", "benchmark cases, the important ones first", 5, bench, bench_rehearsal),

@@ -13,7 +13,7 @@ from .. import tables
 from ..cases import CASES, DTYPES, FEW, MODES, Case
 from ..progress import Progress
 from ..results import RESULTS, Recorder, ok
-from ..system import available_bytes, busy, device_name, provenance, slug
+from ..system import available_bytes, busy, device_name, neighbours, provenance, slug
 from ..text import number
 from . import memory, plots
 from .floors import Rates, measure_rates
@@ -66,7 +66,8 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     interrupted = False
     try:
-        run.measure()
+        with neighbours(options.busy):
+            run.measure()
     except KeyboardInterrupt:
         interrupted = True
     run.finish(interrupted)
@@ -102,8 +103,12 @@ class _Run:
         self.parts = chosen
         kept = RESULTS if options.record else Path("out") / "bench"
         folder = options.out or kept / slug(device_name(self.device))
+        if options.record and options.busy:
+            raise ValueError("--record keeps what the README shows, times of a machine with no --busy neighbours")
+        beside = {"neighbours": options.busy} if options.busy else {}
+        name = f"{self.level.name}-busy{options.busy}" if options.busy else self.level.name
         self.recorder = Recorder(
-            folder / f"{self.level.name}.jsonl", provenance(self.device) | {"level": self.level.name}
+            folder / f"{name}.jsonl", provenance(self.device) | {"level": self.level.name} | beside
         )
         self.progress: Progress
 
@@ -262,6 +267,10 @@ def _parser() -> argparse.ArgumentParser:
     level.add_argument("--quick", action="store_true", help="under two minutes on two cores")
     level.add_argument("--thorough", action="store_true", help="hours: more repetitions, slower peers, larger n")
     add("--threads", type=_integer, help="threads on the CPU (default: those of torch)")
+    add(
+        "--busy", nargs="?", type=_integer, const=1, default=0, metavar="N",
+        help="beside N processes that keep a core busy each, as data loaders do (default: 1)",
+    )  # fmt: skip
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--out", metavar="FOLDER", type=Path, help="where results go (default: out/bench/<device>)")
     where.add_argument("--record", action="store_true", help="write into benchmarks/results, which the README shows")

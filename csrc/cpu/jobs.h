@@ -5,6 +5,11 @@
 
 #include "tensors.h"
 
+// Compilers that know AVX512-BF16, which kernels for AVX-512 use where the processor has it.
+#if defined(__x86_64__) && (defined(__clang__) ? __clang_major__ >= 12 : __GNUC__ >= 11)
+#define MULTIMIX_KNOWS_BFLOAT16
+#endif
+
 namespace multimix {
 
 // What names the weights mu (r, n, b). Pointers are to contiguous double, prepared by the operators.
@@ -29,8 +34,9 @@ struct Target {
   double smoothing;
 };
 
-// Runs body(begin, end, context) over [0, count), split over threads in any way.
-using ParallelFor = void (*)(int64_t count, void (*body)(int64_t, int64_t, void*), void* context);
+// Runs body(begin, end, context) over [0, count), split over threads in any way. ns: about how many nanoseconds each of
+// the count takes one thread; 0 if that is not known.
+using ParallelFor = void (*)(int64_t count, double ns, void (*body)(int64_t, int64_t, void*), void* context);
 
 struct SampleJob {
   Draw draw;
@@ -53,6 +59,7 @@ struct LossJob {
   Draw draw;
   Target target;
   bool wide;        // compute in double
+  bool narrow;      // multiply scores rounded to bfloat16, if wide and the attention's gradient do not forbid it
   bool mix_scores;  // the operand is scores (r, b, c) to be mixed; otherwise logits (r, n, c)
   Strided operand;
   Strided grad_rows;  // (r, n), at most the scale; no data: the scale for every row

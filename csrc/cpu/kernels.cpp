@@ -1,6 +1,7 @@
 // Every kernel of one instruction set; compiled once for each, see simd.h.
 #include "cpu/few/loss.h"
 #include "cpu/few/mix.h"
+#include "cpu/few/sample.h"
 #include "cpu/loss.h"
 #include "cpu/mix.h"
 #include "cpu/mixed.h"
@@ -22,30 +23,14 @@ void dispatch(bool wide, bool exact, const Body& body) {
 template <class MakeWork>
 void in_tiles(const Draw& draw, int64_t tile, ParallelFor run, const MakeWork& make_work) {
   const int64_t tiles = (draw.n + tile - 1) / tile, all = draw.r * tiles, tasks = std::min<int64_t>(all, 64);
-  parallel(run, tasks, [&](int64_t task) {
+  const auto body = [&](int64_t task) {
     auto work = make_work();
     for (int64_t k = task * all / tasks; k < (task + 1) * all / tasks; ++k) {
       const int64_t first = k % tiles * tile;
       work(k / tiles, first, std::min(tile, draw.n - first));
     }
-  });
-}
-
-template <class Real, class DrawReal>
-void sample_few(const SampleJob& job, ParallelFor run) {
-  const Draw& draw = job.draw;
-  constexpr int64_t kTile = 128;
-  in_tiles(draw, kTile, run, [&] {
-    return [&draw, &job, mixtures = std::make_shared<FewMixtures<Real, DrawReal>>(draw, kTile, false),
-            row = Vector<Real>(draw.b)](int64_t location, int64_t first, int64_t rows) mutable {
-      mixtures->draw(location, first, rows);
-      for (int64_t i = 0; i < rows; ++i) {
-        mixtures->each(i, [&](int64_t example, Real weight, Real) { row[example] = weight; });
-        write_row(job.weights, job.dtype, (location * draw.n + first + i) * draw.b, draw.b, row.data());
-        mixtures->each(i, [&](int64_t example, Real, Real) { row[example] = 0; });
-      }
-    };
-  });
+  };
+  parallel(run, tasks, body, double(draw.r * draw.n) / tasks * draw.m * kGammaNs);
 }
 
 template <class Real, class DrawReal>
@@ -70,7 +55,10 @@ void sample(const SampleJob& job, ParallelFor run) {
   dispatch(job.dtype == DType::kFloat64, job.draw.exact, [&](auto real, auto draw_real) {
     using Real = decltype(real);
     using DrawReal = decltype(draw_real);
-    draws_few(job.draw) ? sample_few<Real, DrawReal>(job, run) : sample_all<Real, DrawReal>(job, run);
+    if (draws_few(job.draw))
+      FewSample<Real, DrawReal>(job, run);
+    else
+      sample_all<Real, DrawReal>(job, run);
   });
 }
 

@@ -52,6 +52,8 @@ class CrossEntropy {
     x.shared_bytes = logits_.shared_size() * size;
     x.group_bytes = PartialGradients<Real>::size(draw_.b, logits_.gradient_columns(), attention_grad_) * size;
     x.most_groups = logits_.most_groups();
+    const double products = logits_.products() * (1 + operand_grad_ + attention_grad_);
+    x.row_ns = size / 4 * (draw_.m * kGammaNs + targets_.c * (kLogitNs + products * draw_.b * kProductNs));
     return x;
   }
 

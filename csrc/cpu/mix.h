@@ -58,6 +58,8 @@ class Mix {
     x.task_bytes = values_.scratch_size() * size;
     x.shared_bytes = values_.shared_size() * size;
     x.group_bytes = PartialGradients<Real>::size(b_, gradient_columns_, attention_grad_) * size;
+    const double products = backward_ ? values_grad_ + attention_grad_ : 1;
+    x.row_ns = size / 4 * (draw_.m * kGammaNs + products * b_ * d_ * kProductNs);
     return x;
   }
 

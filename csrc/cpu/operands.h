@@ -46,6 +46,9 @@ class MixOperand {
         packed_((plain_size_ + transposed_size_) * int64_t(sizeof(Real)) <= kPackedBytes) {}
 
   bool packed() const { return packed_; }
+  // If packed: example i of panel p at the wave's k-th location; whether a panel holds an infinity or NaN.
+  const Real* row(int64_t k, int64_t p, int64_t i) const { return plain(k) + (p * b_ + i) * P; }
+  bool is_careful(int64_t k, int64_t p) const { return careful_[k * count_ + p] != 0; }
   // Elements that a wave holds for each location.
   int64_t shared_size() const { return packed_ ? plain_size_ + transposed_size_ : 0; }
   // Elements that a task has to lend.

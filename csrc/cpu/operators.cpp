@@ -2,6 +2,10 @@
 // the outputs, and run the kernels. No Python, no ATen headers.
 #include <torch/csrc/stable/ops.h>
 
+#include <algorithm>
+#include <array>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <limits>
 #include <vector>
@@ -104,24 +108,54 @@ struct OwnedTarget : Target {
   OwnedTarget(const OwnedTarget&) = delete;
 };
 
-void run_parallel(int64_t count, void (*body)(int64_t, int64_t, void*), void* context) {
-  torch::stable::parallel_for(0, count, 1, [=](int64_t begin, int64_t end) { body(begin, end, context); });
+// Threads take tasks from a queue, as many at a time as are worth the taking: one that comes late, as its processor is
+// busy with something else, costs the others what it holds and not its share. What is over sooner than threads are
+// awake is done here; where it is not known how long it takes, a part of it is done first and measured.
+void run_parallel(int64_t count, double ns, void (*body)(int64_t, int64_t, void*), void* context) {
+  using Clock = std::chrono::steady_clock;
+  constexpr double kWorthwhile = 50e3, kMeasured = 20e3, kTaken = 20e3;
+  const int64_t threads = torch::stable::get_num_threads();
+  if (threads == 1 || count == 1) return body(0, count, context);
+  int64_t done = 0;
+  double elapsed = 0;
+  for (const auto start = Clock::now(); ns == 0 && done < count && elapsed < kMeasured; ++done) {
+    body(done, done + 1, context);
+    elapsed = std::chrono::duration<double, std::nano>(Clock::now() - start).count();
+  }
+  if (ns == 0) ns = elapsed / double(done);
+  const int64_t rest = count - done;
+  if (rest == 0) return;
+  if (double(rest) * ns < kWorthwhile) return body(done, count, context);
+  const int64_t step = std::clamp(int64_t(kTaken / std::max(ns, 1.0)), int64_t(1), (rest + threads - 1) / threads);
+  std::atomic<int64_t> next{done};
+  torch::stable::parallel_for(0, std::min(threads, (rest + step - 1) / step), 1, [&](int64_t, int64_t) {
+    for (int64_t at; (at = next.fetch_add(step, std::memory_order_relaxed)) < count;)
+      body(at, std::min(at + step, count), context);
+  });
 }
 
 ScalarType compute_type(const Tensor& x) {
   return x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
 }
 
+// Not torch::stable::new_empty, which is looked up by its name: three of them were half of a small call.
 Tensor make(const Tensor& like, std::vector<int64_t> shape, ScalarType type, const char* what) {
   double bytes = type == ScalarType::Double ? 8 : type == ScalarType::Float ? 4 : 2;
   for (const int64_t size : shape) bytes *= double(size);
-  try {
-    Tensor x = torch::stable::new_empty(like, shape, type);
-    baseline::advise_huge_pages(x.data_ptr(), size_t(bytes));
-    return x;
-  } catch (const std::exception&) {  // whose message names a line of torch
-    baseline::out_of_memory(bytes, what);
-  }
+  if (bytes > double(std::numeric_limits<int64_t>::max())) baseline::out_of_memory(bytes, what);
+  std::vector<int64_t> strides(shape.size());
+  int64_t stride = 1;
+  for (size_t k = shape.size(); k-- > 0; stride *= std::max<int64_t>(shape[k], 1)) strides[k] = stride;
+  const int32_t dtype = torch::stable::detail::to<int32_t>(torch::stable::detail::from(type));
+  int32_t device = 0;
+  AtenTensorHandle made = nullptr;
+  const bool failed = aoti_torch_get_device_type(like.get(), &device) ||
+                      aoti_torch_empty_strided(int64_t(shape.size()), shape.data(), strides.data(), dtype, device,
+                                               like.get_device_index(), &made);
+  if (failed) baseline::out_of_memory(bytes, what);
+  Tensor x(made);
+  baseline::advise_huge_pages(x.data_ptr(), size_t(bytes));
+  return x;
 }
 
 // An output that is empty if it is not wanted.
@@ -174,6 +208,17 @@ double largest(const Strided& x, int64_t r, int64_t n) {
   return top >= 1e-30 && top <= 1e30 ? top : 1;
 }
 
+// Whether scores may be multiplied as bfloat16: if they are that, or if PyTorch's precision of float32 products on the
+// CPU says so. The stable ABI cannot ask, so Python registers an operator that does; small calls are not worth it.
+bool may_be_narrow(const LossJob& job) {
+  if (job.operand.dtype != DType::kFloat32) return job.operand.dtype == DType::kBFloat16;
+  if (double(job.draw.r * job.draw.n) * job.draw.b * job.target.c < 1 << 20) return false;
+  std::array<StableIValue, 1> stack{};
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      torch_call_dispatcher("multimix_cpu::bfloat16_allowed", "", stack.data(), TORCH_ABI_VERSION));
+  return torch::stable::detail::to<bool>(stack[0]);
+}
+
 // Both losses in both directions.
 struct LossCall {
   const LossArguments& from;
@@ -197,6 +242,7 @@ struct LossCall {
     job.wide = is_wide(from.operand);
     job.mix_scores = from.mix_scores;
     job.operand = strided(from.operand, 3, "operand", true);
+    job.narrow = from.mix_scores && multiplies_pairs() && may_be_narrow(job);
     if (grad_rows) job.grad_rows = strided(*grad_rows, 2, "grad_rows", true);
     job.scale = grad_rows ? largest(job.grad_rows, draw.r, draw.n) : scale;
     job.rows = rows;

@@ -18,6 +18,7 @@ class GivenLogits {
   int64_t scratch_size() const { return 0; }
   int64_t gradient_columns() const { return 0; }
   int64_t most_groups() const { return kMaxTasks; }
+  double products() const { return 0; }
   void allocate(int64_t) {}
   void begin_wave(ParallelFor, int64_t, int64_t) {}
   void end_wave(ParallelFor, const PartialGradients<Real>&, int64_t, int64_t, Real) const {}

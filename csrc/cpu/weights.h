@@ -1,8 +1,9 @@
 // Weights of a tile of rows at one location: mu (rows, b), each row summing to one.
 //
-// Gammas are drawn in straight line for whole vectors, two per Philox block; the few that are rejected, and all those
-// of subsets (m < b), are drawn from a list of elements, a vector of elements at a time. Cost per gamma: half a Philox
-// block, 2.5 logarithms, 1 exponential, half a square root; about 2 % are drawn again.
+// Gammas are drawn in straight line for whole vectors, two per Philox block; the few that are rejected, and those of
+// small subsets, are drawn from a list of elements, a vector of elements at a time, at four times the cost. Of larger
+// subsets (m < b) the whole row is drawn, and what is not chosen becomes zero. Cost per gamma: half a Philox block, 2.5
+// logarithms, 1 exponential, half a square root; about 2 % are drawn again.
 #pragma once
 
 #include <algorithm>
@@ -38,6 +39,8 @@ class Sampler {
   static constexpr int kStrip = 8;
   static constexpr bool kLogSpace = multimix::MULTIMIX_ISA::kLogSpace<Real>;
   static constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
+  static constexpr Real kNothing = kLogSpace ? -kInfinity : Real(0);
+  static constexpr int64_t kListed = 4;  // below a subset of one in so many examples, gammas come from a list
 
  public:
   explicit Sampler(const Draw& draw, int64_t max_rows)
@@ -65,14 +68,27 @@ class Sampler {
     if (by_row_)
       for (int64_t row = 0; row < rows; ++row) concentrations_.set(row, row_concentration(first_ + row));
     pending_.clear();
-    if (draw_.m < draw_.candidates) {
-      std::fill(tile, tile + rows * stride_, kLogSpace ? -kInfinity : Real(0));
-      for (int64_t row = 0; row < rows; ++row) choose_subset(row);
+    const bool subset = draw_.m < draw_.candidates, listed = subset && draw_.m < draw_.b / kListed;
+    if (listed) {
+      std::fill(tile, tile + rows * stride_, kNothing);
+      for (int64_t row = 0; row < rows; ++row) {
+        choose_subset(row);
+        for (int64_t rank = 0; rank < draw_.candidates; ++rank)
+          if (picked_[rank]) pending_.push_back({uint32_t(row), candidates_[rank]});
+      }
     } else {
       draw_all(rows, tile);
     }
-    for (uint32_t attempt = draw_.m < draw_.candidates ? 0 : 1; !pending_.empty() && attempt < kMaxAttempts; ++attempt)
+    for (uint32_t attempt = listed ? 0 : 1; !pending_.empty() && attempt < kMaxAttempts; ++attempt)
       draw_pending(attempt, tile);
+    for (int64_t row = 0; subset && !listed && row < rows; ++row) {
+      choose_subset(row);
+      Real* weights = tile + row * stride_;
+      for (int64_t rank = 0; rank < draw_.candidates; ++rank) {
+        Real& weight = weights[candidates_[rank]];
+        weight = picked_[rank] ? weight : kNothing;
+      }
+    }
     for (int64_t row = 0; row < rows; ++row) {
       row_ = first + row;
       normalise(tile + row * stride_, plain ? plain + row * stride_ : nullptr, location);
@@ -98,7 +114,7 @@ class Sampler {
 
   // Floyd's sampling without replacement among the ranks of the candidates: the t-th is random among the first j + 1 of
   // them, or j itself if that one was drawn before. The fewer are drawn, those that are mixed or those that are not;
-  // the mixed ones become pending.
+  // picked_ says which are mixed.
   void choose_subset(int64_t row) {
     const bool few = 2 * draw_.m <= draw_.candidates;
     const int64_t count = few ? draw_.m : draw_.candidates - draw_.m;
@@ -108,14 +124,15 @@ class Sampler {
     for (int64_t first = 0; first < count; first += 4 * N) {
       const Words<U> w = Blocks<Real>::draw(iota<U>() + uint32_t(first / 4), word, row_low, row_high, draw_.seed);
       const U lanes[4] = {w.w0, w.w1, w.w2, w.w3};
+      uint32_t words[4 * N];  // in the order of t
+      for (int l = 0; l < N; ++l)
+        for (int k = 0; k < 4; ++k) words[4 * l + k] = uint32_t(lanes[k][l]);
       for (int64_t t = first; t < std::min(first + 4 * N, count); ++t) {
         const uint64_t j = uint64_t(draw_.candidates - count + t);
-        const uint64_t rank = uint64_t(uint32_t(lanes[t & 3][(t - first) >> 2])) * (j + 1) >> 32;
+        const uint64_t rank = uint64_t(words[t - first]) * (j + 1) >> 32;
         picked_[picked_[rank] == uint8_t(few) ? j : rank] = few;
       }
     }
-    for (int64_t rank = 0; rank < draw_.candidates; ++rank)
-      if (picked_[rank]) pending_.push_back({uint32_t(row), candidates_[rank]});
   }
 
   // Where in the tile the next vector of blocks starts.

@@ -45,8 +45,8 @@ Draw draw_of(Call& call, int64_t b, int64_t r, const DrawArguments& from) {
   if (from.ignored) draw.ignored = call.contiguous<bool>(*from.ignored, ScalarType::Bool, "ignored");
   if (from.attention) draw.attention = call.contiguous<float>(*from.attention, ScalarType::Float, "attention");
   // Values on the device cannot be looked at without waiting for it: they get the widest arithmetic.
-  const bool narrow = !from.alpha && from.low >= 0.3;
-  const bool accurate = from.low < 0.4 || from.high > 4;  // beyond, the hardware's logarithm is not enough
+  const bool narrow = !from.alpha && from.low >= kAccurateFrom;
+  const bool accurate = from.low < kHardwareFrom || from.high > kHardwareTo;
   draw.arithmetic = !narrow ? Arithmetic::kLogSpace : accurate ? Arithmetic::kAccurate : Arithmetic::kHardware;
   return draw;
 }
@@ -69,12 +69,6 @@ T* pointer_if(bool wanted, const Tensor& x) {
   return wanted ? static_cast<T*>(x.data_ptr()) : nullptr;
 }
 
-#ifdef MULTIMIX_SIMT
-bool always_large = false;  // tests visit the kernels for many classes at small sizes
-#else
-constexpr bool always_large = false;
-#endif
-
 // Both losses in both directions.
 struct LossCall {
   Call call;
@@ -96,7 +90,7 @@ struct LossCall {
   void run() {
     if (!mix_scores)
       soft(call.context, job);
-    else if (!always_large && fits_on_chip(call.context, job))
+    else if (fits_on_chip(call.context, job))
       mixed_small(call.context, job);
     else
       mixed_large(call.context, job);
@@ -178,13 +172,6 @@ struct Cuda {
 
 }  // namespace
 
-#ifdef MULTIMIX_SIMT
-extern "C" __attribute__((visibility("default"))) void multimix_always_large(bool always) { always_large = always; }
-#define MULTIMIX_DISPATCH_KEY CPU
-#else
-#define MULTIMIX_DISPATCH_KEY CUDA
-#endif
-
-STABLE_TORCH_LIBRARY_IMPL(multimix_cuda, MULTIMIX_DISPATCH_KEY, library) { Operators<Cuda>::implement(library); }
+STABLE_TORCH_LIBRARY_IMPL(multimix_cuda, CUDA, library) { Operators<Cuda>::implement(library); }
 
 }  // namespace multimix

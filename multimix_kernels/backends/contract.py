@@ -82,13 +82,21 @@ for _loss in ("mixed_cross_entropy", "soft_cross_entropy"):
     _ROWS[f"{_loss}_backward"] = _Row(("Tensor grad_rows", *_operands), "(Tensor, Tensor)", ("int reduction",))
 
 SCHEMAS = {name: row.schema for name, row in _ROWS.items()}
+# How many fields of each argument an operator takes; 0: it is no record.
+_COUNTS = {
+    name: tuple(0 if isinstance(declared, str) else len(row.fields(declared)) for declared in row.arguments)
+    for name, row in _ROWS.items()
+}
 
 
 def flat(name: str, arguments: Sequence) -> list:
     """The arguments of an operator as its schema has them."""
     packed: list = []
-    for declared, argument in zip(_ROWS[name].arguments, arguments, strict=True):
-        packed.extend((argument,) if isinstance(declared, str) else argument[: len(_ROWS[name].fields(declared))])
+    for count, argument in zip(_COUNTS[name], arguments, strict=True):
+        if count:
+            packed.extend(argument[:count])
+        else:
+            packed.append(argument)
     return packed
 
 

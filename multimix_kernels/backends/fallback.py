@@ -3,31 +3,51 @@
 import sys
 import warnings
 from collections.abc import Mapping
+from typing import NamedTuple
 
 PACKAGE = __name__.partition(".")[0]
 SILENCE = "to keep the reference without this warning, name it: backend='reference' or MULTIMIX_BACKEND=reference"
+VERIFY = "python -m multimix_kernels verify"
 
 warned: set[str] = set()  # kinds of devices
 
 
-def text(device_type: str, reasons: Mapping[str, str | None]) -> str:
-    """What is missing, and the command that mends it.
+class Reason(NamedTuple):
+    """Why a backend is not used: it is missing here, or has no good verdict on this device. Clauses."""
+
+    missing: str | None
+    verdict: str | None = None
+
+
+def _clauses(reasons: Mapping[str, Reason]) -> str:
+    """What is in the way, and the command that mends it."""
+    clauses = [
+        f"backend {name!r} is {f'not available: {why.missing}' if why.missing else f'not used: {why.verdict}'}"
+        for name, why in reasons.items()
+    ]
+    if any(why.missing is None for why in reasons.values()):
+        clauses.append(f"to verify now: {VERIFY}")
+    return "; ".join(clauses)
+
+
+def text(device_type: str, reasons: Mapping[str, Reason]) -> str:
+    """The warning.
 
     Args:
         device_type: of the tensors.
-        reasons: the backends that could do better, and why each cannot be used; None: it can, but has to be named.
+        reasons: the backends that could do better, and why each is not used.
     """
     where = "the CPU" if device_type == "cpu" else f"{device_type} tensors"
     used = f"multimix_kernels: on {where} the slow reference is used, whose memory grows with n"
-    usable = [f'backend="{name}"' for name, reason in reasons.items() if reason is None]
-    if usable:
-        name = f"name {' or '.join(usable)} to use {'it' if len(usable) == 1 else 'them'}"
-        return f"{used}, since the GPU backends have not been verified on a GPU; {name}; {SILENCE}"
-    missing = "; ".join(f"backend {name!r} is not available: {reason}" for name, reason in reasons.items())
-    return f"{used}: {missing}; {SILENCE}"
+    return f"{used}: {_clauses(reasons)}; {SILENCE}"
 
 
-def warn(device_type: str, reasons: Mapping[str, str | None]) -> None:
+def refusal(device_type: str, reasons: Mapping[str, Reason]) -> str:
+    """The error where a verified backend is required."""
+    return f"MULTIMIX_VERIFY=require: no backend is verified for these {device_type} tensors: {_clauses(reasons)}"
+
+
+def warn(device_type: str, reasons: Mapping[str, Reason]) -> None:
     """Warns, in the name of the line that called the package."""
     warned.add(device_type)
     level, frame = 1, sys._getframe(0)

@@ -4,7 +4,7 @@ A library registers implementations for the operators of its backend's namespace
 build.json says what they were built with, or why one was not built.
 
 The CUDA library has the CUDA runtime inside, so torch's toolkit may be another one: what counts is the driver, and the
-machine code for the GPU. MULTIMIX_CUDA_SIMT, for tests only, names a library of the same kernels that runs on the CPU.
+machine code for the GPU.
 """
 
 import ctypes
@@ -21,8 +21,6 @@ import torch
 DIRECTORY = Path(__file__).parent / "lib"
 MIN_TORCH = (2, 10)
 SOURCE = Path(__file__).parents[2]  # the clone, if this is one
-SIMT = os.environ.get("MULTIMIX_CUDA_SIMT")
-CUDA_DEVICES = ("cpu",) if SIMT else ("cuda",)
 
 
 @cache
@@ -36,7 +34,7 @@ def build_info() -> dict:
 
 def library(name: str) -> Path:
     """Where a library is, if it was built."""
-    return Path(SIMT) if SIMT and name == "cuda" else DIRECTORY / f"multimix_{name}.so"
+    return DIRECTORY / f"multimix_{name}.so"
 
 
 def is_loaded(name: str) -> bool:
@@ -87,10 +85,8 @@ def missing(name: str, index: int | None = None) -> str | None:
         return f"it needs torch {'.'.join(map(str, MIN_TORCH))} or later, and this is torch {torch.__version__}"
     path = library(name)
     if not path.exists():
-        if SIMT and name == "cuda":
-            return f"MULTIMIX_CUDA_SIMT names {SIMT}, and there is no such file"
         return f"its library was not built ({why_not_built(name)}); {how_to_get(name)}"
-    if name == "cuda" and not SIMT and (reason := _no_cuda(info, index)):
+    if name == "cuda" and (reason := _no_cuda(info, index)):
         return reason
     try:
         torch.ops.load_library(path)

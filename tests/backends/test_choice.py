@@ -37,7 +37,7 @@ def test_named_backend_is_used(backend, device):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 def test_none_is_the_first_that_takes_the_operands(dtype):
     rows = [TABLE[name] for name, found in available_backends().items() if found]
-    expected = next(row.name for row in rows if row.by_default and row.accepts(CPU, dtype))
+    expected = next(row.name for row in rows if not row.to_verify and row.accepts(CPU, dtype))
     assert choose(None, CPU, dtype).name == expected
 
 
@@ -93,9 +93,9 @@ def test_wrong_device_or_dtype_is_refused(monkeypatch):
         with pytest.raises(ValueError, match="'triton' takes float32, bfloat16, float16 on cuda"):
             choose("triton", device, dtype)
     assert choose(None, CPU, torch.float32).name != "triton"
-    assert choose(None, torch.device("cuda"), torch.float16).name == "reference", "it has to be named"
+    assert choose(None, torch.device("cuda"), torch.float16).name == "reference", "it has to be verified or named"
     assert choose("triton", torch.device("cuda"), torch.float16) is present
-    monkeypatch.setattr(backends, "TABLE", {**TABLE, "triton": replace(present, by_default=True)})
+    monkeypatch.setattr(backends, "TABLE", {**TABLE, "triton": replace(present, to_verify=False)})
     assert choose(None, torch.device("cuda"), torch.float16).name == "triton"
     assert choose(None, torch.device("cuda"), torch.float64).name == "reference"
 

@@ -132,7 +132,7 @@ torch.save(one_of_everything(), sys.argv[2])
 """
 
 
-@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512"])
+@pytest.mark.parametrize("isa", ["baseline", "avx2", "avx512", "avx512bf16"])
 def test_instruction_sets_agree(isa, tmp_path, request):
     environment = dict(os.environ, MULTIMIX_CPU_ISA=isa)
     run = subprocess.run(
@@ -149,8 +149,20 @@ def test_instruction_sets_agree(isa, tmp_path, request):
         assert error <= 1e-5 * b.abs().max().item() + 1e-12
 
 
+@pytest.fixture
+def bfloat16_products():
+    """float32 products of the CPU may be made of bfloat16, as PyTorch's setting says."""
+    matmul = torch.backends.mkldnn.matmul
+    before = matmul.fp32_precision
+    matmul.fp32_precision = "bf16"
+    yield
+    matmul.fp32_precision = before
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_low_precision_operands_are_read_exactly(dtype):
+def test_low_precision_operands_are_read_exactly(dtype, request):
+    if dtype == torch.bfloat16:  # of which products are made where the processor can
+        request.getfixturevalue("bfloat16_products")
     generator = torch.Generator().manual_seed(3)
     scores = torch.randn(33, 70, generator=generator).to(dtype)
     target = torch.randint(70, (33,), generator=generator)
@@ -164,6 +176,60 @@ def test_low_precision_operands_are_read_exactly(dtype):
     assert torch.equal(low.grad, wide.grad.to(dtype))
     embeddings = [mk.multimix(s, **options).embeddings for s in (scores, scores.float())]
     assert torch.equal(embeddings[0], embeddings[1].to(dtype))
+
+
+def plain_mean(scores, target, weights, dtype):
+    """The mean loss and its gradient in plain PyTorch, in a dtype; scores (b, c), weights (n, b)."""
+    leaf = scores.detach().to(dtype).requires_grad_()
+    mixed = weights.to(dtype) @ F.one_hot(target, leaf.shape[1]).to(dtype)
+    loss = F.cross_entropy(weights.to(dtype) @ leaf, mixed)
+    return loss.detach(), torch.autograd.grad(loss, leaf)[0]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("offset", [0.0, 50.0])
+@pytest.mark.parametrize("std", [1.0, 30.0])
+# Odd everything; less than a block of rows; a whole number of vectors; many classes and several chains of rows.
+@pytest.mark.parametrize(("b", "c", "n"), [(5, 7, 1001), (33, 49, 1300), (128, 16, 600), (65, 1000, 301), (128, 96, 3)])
+def test_products_of_bfloat16(b, c, n, std, offset, dtype, bfloat16_products):
+    """As accurate as plain PyTorch in bfloat16, be that the operand or what float32 may be rounded to."""
+    generator = torch.Generator().manual_seed(b)
+    scores = (torch.randn(b, c, generator=generator) * std + offset).bfloat16().to(dtype).requires_grad_()
+    target = torch.randint(c, (b,), generator=generator)
+    weights = mk.sample_dirichlet(n, b, seed=3, dtype=torch.float64, backend="cpu")
+    loss = mk.mixed_cross_entropy(scores, target, n=n, seed=3, backend="cpu")
+    (gradient,) = torch.autograd.grad(loss, scores)
+    exact, plain = (plain_mean(scores, target, weights, t) for t in (torch.float64, torch.bfloat16))
+    for name, x, y, z in zip(("loss", "gradient"), (loss, gradient), plain, exact, strict=True):
+        assert_as_accurate(x, y, z, name)
+
+
+def test_float32_products_are_exact_unless_allowed():
+    generator = torch.Generator().manual_seed(4)
+    scores = torch.randn(65, 300, generator=generator).requires_grad_()
+    target = torch.randint(300, (65,), generator=generator)
+    weights = mk.sample_dirichlet(400, 65, seed=3, dtype=torch.float64, backend="cpu")
+    loss = mk.mixed_cross_entropy(scores, target, n=400, seed=3, backend="cpu")
+    (gradient,) = torch.autograd.grad(loss, scores)
+    exact, plain = (plain_mean(scores, target, weights, t) for t in (torch.float64, torch.float32))
+    assert_as_accurate(loss, plain[0], exact[0], "loss")
+    assert_as_accurate(gradient, plain[1], exact[1], "gradient")
+
+
+def test_masked_classes_of_bfloat16():
+    """A panel with a mask is multiplied with care, the others in pairs; the mask costs nothing."""
+    generator = torch.Generator().manual_seed(5)
+    scores = torch.randn(33, 150, generator=generator).bfloat16()
+    target = torch.randint(40, (33,), generator=generator)
+    scores[:, 60] = -torch.inf
+    scores[3, 100] = -torch.inf
+    leaves = [scores.clone().requires_grad_(), scores.float().requires_grad_()]
+    losses = [mk.mixed_cross_entropy(s, target, n=300, seed=1, backend="cpu") for s in leaves]
+    gradients = [torch.autograd.grad(loss, s)[0] for loss, s in zip(losses, leaves, strict=True)]
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=0)
+    assert not gradients[0][:, 60].any()
+    assert gradients[0].isfinite().all()
+    assert (gradients[0] - gradients[1]).abs().max() <= 2**-7 * gradients[1].abs().max()
 
 
 def test_tiny_attention_does_not_vanish():

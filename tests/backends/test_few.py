@@ -38,14 +38,16 @@ def draw_of(n, m, alpha=None, low=0.5, high=2.0):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("b", "c", "r", "n", "m"), SIZES)
-@pytest.mark.parametrize("variant", ["plain", "soft", "attention", "ignored", "per example", "small alpha"])
+@pytest.mark.parametrize(
+    "variant", ["plain", "soft", "attention", "attention, soft", "ignored", "per example", "small alpha"]
+)
 def test_every_operator(b, c, r, n, m, variant, dtype):
     attention = ignored = None
     target = torch.randint(c, (b,), generator=torch.Generator().manual_seed(2))
     draw = draw_of(n, m)
-    if variant == "soft":
+    if "soft" in variant:
         target = randn(b, c, seed=5).softmax(1).to(dtype)
-    if variant == "attention":
+    if "attention" in variant:
         attention = randn(r, b, seed=3).relu().to(dtype)
     if variant == "ignored":
         target[::3] = -100
@@ -66,6 +68,51 @@ def test_every_operator(b, c, r, n, m, variant, dtype):
     for k, (found, near, exact) in enumerate(checked):
         if found.numel():
             assert_as_accurate(found, near, exact, f"result {k}")
+
+
+@pytest.mark.parametrize("c", [5, 16, 40])
+@pytest.mark.parametrize("soft", [False, True], ids=["labels", "probabilities"])
+def test_masked_classes(c, soft):
+    """A class that no example has, and one that every third lacks; no target is there."""
+    b, r, n = 30, 2, 70
+    scores = randn(r, b, c, seed=3)
+    scores[..., 0] = -torch.inf
+    scores[:, ::3, c - 1] = -torch.inf
+    attention = randn(r, b, seed=4).abs()  # of an example with a mask and no attention it has no derivative
+    target = torch.randint(1, c - 1, (b,), generator=torch.Generator().manual_seed(2))
+    if soft:
+        target = randn(b, c, seed=5).softmax(1)
+        target[:, [0, c - 1]] = 0
+    operands = [x.float() if x.is_floating_point() else x for x in (scores, target, attention)]
+    options, want = LossOptions(0.0, -100, MEAN), Want(True, True)
+    for m in (2, 5):
+        scores, target, attention = operands
+        results = both("mixed_cross_entropy", scores, target, options, want, attention, None, draw_of(n, m))
+        for k, (found, near, exact) in enumerate(results):
+            assert_as_accurate(found, near, exact, f"m {m}, result {k}")
+        _, gradient, _ = ops.call(
+            "cpu", "mixed_cross_entropy", scores, target, options, want, attention, None, draw_of(n, m)
+        )
+        assert (gradient[scores.isinf()] == 0).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("c", [3, 16, 21])
+def test_layouts_of_locations(c, dtype):
+    """Channels first, where locations are neighbours, or locations first: the same bits."""
+    b, r = 20, 39  # two whole vectors of locations and more
+    x = randn(b, c, r).to(dtype)
+    x[3, :, 17] += 1000  # an offset that is taken away
+    x[5, 1] = -torch.inf
+    target = torch.randint(2, c, (b,), generator=torch.Generator().manual_seed(2))
+    neighbours = x.permute(2, 0, 1)
+    options, want = LossOptions(0.0, -100, NONE if c == 3 else MEAN), Want(c != 3, False)
+    results = [
+        ops.call("cpu", "mixed_cross_entropy", scores, target, options, want, None, None, draw_of(17, 2))
+        for scores in (neighbours, neighbours.contiguous())
+    ]
+    for found, expected in zip(*results, strict=True):
+        assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("m", [1, 2, 4, 16, 32])

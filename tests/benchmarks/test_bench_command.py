@@ -1,12 +1,15 @@
 """`python -m benchmarks` end to end on tiny sizes: refusals, slow kernels, interruption."""
 
+import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 
+from benchmarks import system
 from benchmarks.results import RESULTS, read
 from benchmarks.speed import command, steps
 from benchmarks.speed.floors import Rates
@@ -169,6 +172,28 @@ def test_a_peer_that_fails_says_why(run, monkeypatch):
     status = {row["peer"]: row["status"] for row in rows if row["kind"] == "step"}
     assert status["paper"] == "failed: RuntimeError: no such luck"
     assert ours(rows)[0]["status"] == "ok"
+
+
+def test_busy_neighbours(run, tmp_path, monkeypatch):
+    """A process keeps a core busy while steps are measured, and is gone afterwards; its rows are kept apart."""
+    started = []
+
+    def popen(*arguments, **options):
+        started.append(subprocess.Popen(*arguments, **options))
+        return started[-1]
+
+    monkeypatch.setattr(system, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": popen}))
+    code, rows = run("--busy")
+    assert (code, rows) == (0, [])
+    rows = read(tmp_path / "quick-busy1.jsonl")
+    assert ours(rows)
+    assert {row["neighbours"] for row in rows} == {1}
+    assert sum(process.returncode is not None for process in started) == len(started) >= 1
+
+
+def test_busy_neighbours_are_not_recorded(capsys):
+    assert command.main(["--record", "--busy", "2"]) == 2
+    assert "--busy" in capsys.readouterr().err
 
 
 def test_a_second_run_replaces_its_groups_only(run):

@@ -216,7 +216,7 @@ def test_a_rehearsal_says_every_step_and_does_not_fail(tmp_path, monkeypatch, ca
     assert [record["step"] for record in read_summary(tmp_path)["steps"]] == NAMES
     assert {name.split("/")[0] for name in rows} == set(NAMES)
     said = {name for name, row in rows.items() if row["status"] == "would run"}
-    assert {name.split("/")[0] for name in said} == {"tests", "sanitize", "bench", "profile"}
+    assert {name.split("/")[0] for name in said} == {"verify", "tests", "sanitize", "bench", "profile"}
     assert {"sanitize/triton-racecheck", "bench/imagenet-r50-bf16", "profile/table"} <= said
     assert not any("cuda" in word for command in ran.commands for word in command)
     output = capsys.readouterr().out
@@ -249,6 +249,8 @@ def test_the_plan_for_a_gpu(tmp_path):
     machine = Machine(**GPU, cores=16, backends=backends, packages=["pytest", "xdist"], tools={"ncu": "/opt/ncu"})
     assert machine.gpu_backends == ["triton"]
     parts = {p.name: p for s in STEPS for p in s.parts(machine, tmp_path)}
+    assert NAMES.index("verify") == NAMES.index("build") + 1
+    assert parts["verify"].command[1:] == ("-m", "multimix_kernels", "verify", "--table", str(tmp_path / "verify.txt"))
     assert "--backends=triton" in parts["tests/triton"].command
     assert parts["tests/triton"].command[-2:] == ("-n", "8")
     assert parts["sanitize/triton-memcheck"].missing == "there is no compute-sanitizer"

@@ -21,7 +21,7 @@ class Machine:
 
     def __init__(self, monkeypatch, folder):
         self.patch, self.folder, self.loaded = monkeypatch, folder, []
-        for name, value in {"DIRECTORY": folder, "SIMT": None, "driver_version": lambda: (13, 0)}.items():
+        for name, value in {"DIRECTORY": folder, "driver_version": lambda: (13, 0)}.items():
             monkeypatch.setattr(native, name, value)
         monkeypatch.setattr(torch.ops, "load_library", self.loaded.append)
         self.torch("2.13.0+cu130", "13.0").gpus(H100).built("9.0a")
@@ -197,15 +197,3 @@ torch.cuda.is_available = torch.cuda.device_count = torch.cuda._lazy_init = fail
 import multimix_kernels as mk
 mk.mixed_cross_entropy(torch.randn(3, 2), torch.tensor([0, 1, 1]), n=4)
 """)
-
-
-def test_simt_library_takes_cpu_tensors_if_named():
-    code = """
-import torch, multimix_kernels as mk
-from multimix_kernels.backends import TABLE, choose
-print(TABLE["cuda"].devices, TABLE["cuda"].reason)
-print(choose(None, torch.device("cpu"), torch.float32).name)
-"""
-    devices, chosen = run(code, MULTIMIX_CUDA_SIMT="/no/such/library.so").splitlines()
-    assert devices == "('cpu',) MULTIMIX_CUDA_SIMT names /no/such/library.so, and there is no such file"
-    assert chosen == run(code, MULTIMIX_CUDA_SIMT="").splitlines()[1] != "cuda"

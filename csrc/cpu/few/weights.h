@@ -52,6 +52,7 @@ class FewSampler {
   using U = typename Blocks<Real>::U;
   using Gamma = GammaLanes<Real>;
   static constexpr int N = S::lanes;
+  static constexpr int kStrip = 8;
   static constexpr bool kLogSpace = multimix::MULTIMIX_ISA::kLogSpace<Real>;
   static constexpr Real kInfinity = std::numeric_limits<Real>::infinity();
 
@@ -74,8 +75,9 @@ class FewSampler {
       const Names names = names_of(row);
       choose(row, names, tile);
       if (by_row_) set_concentrations(row, names);
-      for (int64_t t = 0; t < m_; ++t) draw_slot(row, std::min<int64_t>(rows - row, N), t, names, tile);
     }
+    for (int64_t t = 0; t < m_; ++t)
+      for (int64_t row = 0; row < rows; row += kStrip * N) draw_slot(row, std::min(rows, row + kStrip * N), t, tile);
     for (uint32_t attempt = 1; !pending_.empty() && attempt < kMaxAttempts; ++attempt) draw_pending(attempt, tile);
     for (int64_t row = 0; row < rows; row += N) normalise(row, std::min<int64_t>(rows - row, N), first, tile);
   }
@@ -126,10 +128,9 @@ class FewSampler {
       for (int64_t s = 0; s < t; ++s) taken |= ranks[s] == rank;
       ranks[t] = taken ? splat<U>(last) : rank;
       uint32_t* to = tile.example(t, row);
-      for (int l = 0; l < N; ++l) {
-        const uint32_t r = uint32_t(ranks[t][l]);
-        to[l] = candidates_.empty() ? r : candidates_[r];
-      }
+      if constexpr (!kLogSpace) store(to, ranks[t]);
+      if (kLogSpace || !candidates_.empty())
+        for (int l = 0; l < N; ++l) to[l] = candidates_.empty() ? uint32_t(ranks[t][l]) : candidates_[ranks[t][l]];
     }
   }
 
@@ -142,16 +143,35 @@ class FewSampler {
     concentrations_.set(row, alpha);
   }
 
-  // The first attempt at slot t of N rows.
-  void draw_slot(int64_t row, int64_t rows, int64_t t, const Names& names, FewTile<Real>& tile) {
-    const U example = examples_of(tile.example(t, row));
-    const auto lanes = by_row_ ? concentrations_.neighbours(row) : concentrations_.gather(tile.example(t, row));
-    const auto k = Gamma::candidate(words(example >> 1, kGamma, 0, names), example, lanes);
-    store(tile.weight(t, row), Gamma::value(k, lanes));
-    const auto accepted = Gamma::accepted(k);
-    if (!any(~accepted)) return;
-    for (int64_t l = 0; l < rows; ++l)
-      if (!accepted[l]) pending_.push_back({uint32_t(row + l), uint32_t(t)});
+  // The first attempt at slot t of rows [begin, end), kStrip vectors at most. In passes over them: each is short enough
+  // for several vectors to be in flight.
+  void draw_slot(int64_t begin, int64_t end, int64_t t, FewTile<Real>& tile) {
+    U drawn[kStrip][3];
+    F normals[kStrip], log_uniforms[kStrip];
+    const int count = int((end - begin + N - 1) / N);
+    for (int s = 0; s < count; ++s) {
+      const U example = examples_of(tile.example(t, begin + s * N));
+      const Words<U> w = words(example >> 1, kGamma, 0, names_of(begin + s * N));
+      const auto is_odd = (example & 1) != 0;
+      drawn[s][0] = w.w0;
+      drawn[s][1] = is_odd ? w.w1 - 0x40000000u : w.w1;  // a sine is the cosine a quarter of a turn before
+      drawn[s][2] = is_odd ? w.w3 : w.w2;
+    }
+    for (int s = 0; s < count; ++s) {
+      F sine;
+      Gamma::normals(drawn[s][0], drawn[s][1], normals[s], sine);
+      log_uniforms[s] = log(Blocks<Real>::uniform(drawn[s][2]));
+    }
+    for (int s = 0; s < count; ++s) {
+      const int64_t row = begin + s * N;
+      const auto lanes = by_row_ ? concentrations_.neighbours(row) : concentrations_.gather(tile.example(t, row));
+      const auto k = Gamma::candidate(normals[s], log_uniforms[s], lanes.c);
+      store(tile.weight(t, row), Gamma::value(k, lanes));
+      const auto accepted = Gamma::accepted(k);
+      if (!any(~accepted)) continue;
+      for (int64_t l = 0; l < std::min<int64_t>(end - row, N); ++l)
+        if (!accepted[l]) pending_.push_back({uint32_t(row + l), uint32_t(t)});
+    }
   }
 
   static MULTIMIX_INLINE U examples_of(const uint32_t* from) {

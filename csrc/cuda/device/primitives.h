@@ -1,8 +1,7 @@
 // device/: what every kernel stands on: the machine (this file), constants, elements of tensors and operands, teams of
 // threads. May include host/jobs.h only.
 //
-// What kernels use of the machine beyond C++: PTX instructions where this is compiled for a GPU, and otherwise the
-// functions of the same names in simt.h, which run on a CPU.
+// What kernels use of the machine beyond C++: instructions of PTX.
 //
 // Layouts of fragments are those of the PTX ISA; g = lane / 4 and t = lane % 4:
 //   mma 16x8x16  a[0] (g, 2t..2t+1)  a[1] (g+8, 2t..)  a[2] (g, 2t+8..)  a[3] (g+8, 2t+8..)
@@ -11,9 +10,13 @@
 //   both         d[0] (g, 2t)  d[1] (g, 2t+1)  d[2] (g+8, 2t)  d[3] (g+8, 2t+1)
 #pragma once
 
+#include <cuda_runtime.h>
+
 #include <cstdint>
 
 #include "cuda/device/constants.h"
+
+#define MULTIMIX_DEVICE __device__ __forceinline__
 
 namespace multimix {
 
@@ -24,17 +27,6 @@ struct BF16 {
 struct F16 {
   uint16_t bits;
 };
-
-}  // namespace multimix
-
-#ifndef __CUDACC__
-#include "simt.h"
-#else
-#include <cuda_runtime.h>
-
-#define MULTIMIX_DEVICE __device__ __forceinline__
-
-namespace multimix {
 
 // Two elements in one register, the first in the low half; rounded to nearest.
 template <class T>
@@ -145,11 +137,6 @@ MULTIMIX_DEVICE unsigned char* shared_memory() {
   extern __shared__ __align__(128) unsigned char memory[];
   return memory;
 }
-
-}  // namespace multimix
-#endif
-
-namespace multimix {
 
 // One element from a float; rounded to nearest.
 template <class T>

@@ -1,10 +1,10 @@
 // One operator call: the device and stream it runs on, the tensors it reads, and the memory it takes.
 //
 // Memory comes from PyTorch's allocator and returns to it when the call ends: the allocator gives it to later work on
-// the same stream only. With MULTIMIX_SIMT tensors lie in the CPU's memory, and simt.h learns which of it kernels may
-// use.
+// the same stream only.
 #pragma once
 
+#include <cuda_runtime_api.h>
 #include <torch/csrc/stable/accelerator.h>
 #include <torch/csrc/stable/ops.h>
 
@@ -15,12 +15,6 @@
 #include "abi.h"
 #include "cuda/host/jobs.h"
 #include "cuda/host/memory.h"
-
-#ifdef MULTIMIX_SIMT
-#include "simt_memory.h"
-#else
-#include <cuda_runtime_api.h>
-#endif
 
 namespace multimix {
 
@@ -33,15 +27,10 @@ class Call {
     context.shared_limit = size_t(device_.attribute(Device::kSharedMemory));
     context.memory = [this](size_t bytes) {
       kept_.push_back(torch::stable::new_empty(like_, {int64_t(std::max<size_t>(bytes, 1))}, ScalarType::Byte));
-      expose(kept_.back(), true, "workspace");
       return kept_.back().data_ptr();
     };
   }
   Call(const Call&) = delete;
-
-#ifdef MULTIMIX_SIMT
-  ~Call() { simt::forget_all(); }
-#endif
 
   // The last dimensions of a tensor of `dims` dimensions, right-aligned; float64 becomes float32.
   Strided strided(const Tensor& tensor, int64_t dims, const char* name) {
@@ -49,7 +38,6 @@ class Call {
     const bool wide = tensor.scalar_type() == ScalarType::Double;
     const Tensor x = wide ? torch::stable::to(tensor, ScalarType::Float) : tensor;
     if (wide) kept_.push_back(x);
-    expose(x, false, name);
     return multimix::strided(x, dims, name, false);
   }
 
@@ -59,14 +47,11 @@ class Call {
     check_device(x, name);
     const Tensor converted = x.scalar_type() == type ? x : torch::stable::to(x, type);
     kept_.push_back(torch::stable::contiguous(converted));
-    expose(kept_.back(), false, name);
     return static_cast<const T*>(kept_.back().data_ptr());
   }
 
   Tensor output(const std::vector<int64_t>& shape, ScalarType type) {
-    Tensor x = torch::stable::new_empty(like_, shape, type);
-    expose(x, true, "output");
-    return x;
+    return torch::stable::new_empty(like_, shape, type);
   }
 
   // A float32 output that is empty if it is not wanted.
@@ -82,23 +67,6 @@ class Call {
                     ", got device ", int(x.get_device()));
   }
 
-#ifdef MULTIMIX_SIMT
-  struct Device {
-    enum Attribute { kProcessors, kSharedMemory };
-    explicit Device(const Tensor&) {}
-    void* stream() const { return nullptr; }
-    int attribute(Attribute which) const { return which == kProcessors ? 3 : 99 << 10; }
-  };
-
-  static void expose(const Tensor& x, bool fresh, const char* name) {
-    if (x.numel() == 0) return;
-    int64_t last = 0;
-    for (int64_t k = 0; k < x.dim(); ++k) last += (x.size(k) - 1) * x.stride(k);
-    const size_t bytes = size_t(last + 1) * x.element_size();
-    simt::allow(x.data_ptr(), bytes, fresh, name);
-    if (fresh) simt::poison(x.data_ptr(), bytes);
-  }
-#else
   // Makes the tensor's device the current one until the call ends.
   struct Device {
     enum Attribute {
@@ -125,9 +93,6 @@ class Call {
     int32_t index;
     torch::stable::accelerator::DeviceGuard guard;
   };
-
-  static void expose(const Tensor&, bool, const char*) {}
-#endif
 
   Tensor like_;
   Device device_;

@@ -17,6 +17,9 @@ enum class Operand : int { kBF16, kF16, kTF32, kFP32 };
 // How gammas are computed: in float32 with the logarithm of the special function unit; in float32 with an accurate one,
 // as large concentrations multiply its error; in float64 and in log space, as small ones divide the error of the slack.
 enum class Arithmetic : int { kHardware, kAccurate, kLogSpace };
+// The least concentrations of a row at which weights keep 1e-5 with float32 logarithms, and with the special function
+// unit's, and the greatest at which they do with the latter.
+constexpr double kAccurateFrom = 0.3, kHardwareFrom = 0.5, kHardwareTo = 4;
 
 // What names the weights mu (r, n, b). Pointers are to contiguous device memory.
 struct Draw {

@@ -14,7 +14,6 @@ struct Grid {
   int y = 1, z = 1;
 };
 
-#ifdef __CUDACC__
 inline void check(cudaError_t error, const char* what) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(what) + ": " + cudaGetErrorString(error));
 }
@@ -29,13 +28,5 @@ void launch(const Context& context, const char* name, void (*kernel)(P...), Grid
       P(arguments)...);
   check(cudaGetLastError(), name);
 }
-#else
-template <class... P, class... A>
-void launch(const Context&, const char* name, void (*kernel)(P...), Grid grid, int threads, size_t shared,
-            A... arguments) {
-  if (grid.x == 0) return;
-  simt::run(name, dim3(unsigned(grid.x), grid.y, grid.z), threads, shared, [&] { kernel(P(arguments)...); });
-}
-#endif
 
 }  // namespace multimix

@@ -34,7 +34,7 @@ __global__ void __launch_bounds__(MixClasses<operand, true>::kThreads, operand =
   const int beyond = job.c - column - Tile::first_column();  // classes of this lane from here on do not exist
   Tile::for_rows([&](int q) {
     const RowState k = states[q * 8];
-    const float plain = k.scale == 0 ? 0.0f : k.target * kLog2E / k.scale;  // factor * inverse
+    const float plain = k.scale == 0 ? 0.0f : k.target * kLogitUnit<operand> / k.scale;  // factor * inverse
     const float keep = job.keep * k.target;
     const float spread = job.uniform * (job.labels.labels != nullptr ? k.probability : plain);
     const bool none = k.scale == 0 || job.c == 1;

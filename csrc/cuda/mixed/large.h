@@ -16,7 +16,7 @@ constexpr float kLeast = -1e30f;  // below any logit: what is lower adds nothing
 
 // What later passes need of a row, in one load.
 struct alignas(16) RowState {
-  float scale;        // inverse / ln 2: logits in units of ln 2 from unnormalised ones
+  float scale;        // inverse * kLogitUnit: logits in units of ln 2 from unnormalised mixed operands
   float lse;          // in the same units
   float probability;  // of the softmax in the gradient for unnormalised weights: factor * inverse * share
   float target;       // of an unnormalised mixed target there: factor * inverse * inverse

@@ -10,6 +10,7 @@
 #include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/classes.h"
+#include "cuda/mixed/scores.h"
 
 namespace multimix {
 namespace {
@@ -54,7 +55,7 @@ __global__ void __launch_bounds__(MixClasses<operand, by_class>::kThreads)
       });
     }
     Tile::for_rows([&](int q) {
-      const float scale = inverse[q * 8] * kLog2E, before = own[q].top;
+      const float scale = inverse[q * 8] * kLogitUnit<operand>, before = own[q].top;
       const float top = fmaxf(before, logits.row_max(q, kLeast) * scale);
       const float z = logits.row_sum(q, [&](float logit) { return fast_exp2(logit * scale - top); });
       own[q].z = own[q].z * fast_exp2(before - top) + z;

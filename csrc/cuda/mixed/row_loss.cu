@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads)
   float scale[Tile::kRows], lse[Tile::kRows], loss[Tile::kRows], share[Tile::kRows], score_sum[Tile::kRows];
   Tile::for_rows([&](int q) {
     const int i = Tile::first_row() + q * 8;
-    scale[q] = job.block.inverse[base + i] * kLog2E, lse[q] = shared.lse[i];
+    scale[q] = job.block.inverse[base + i] * kLogitUnit<operand>, lse[q] = shared.lse[i];
     loss[q] = 0, share[q] = 0, score_sum[q] = 0;
   });
   Tile logits;
@@ -150,7 +150,7 @@ __global__ void __launch_bounds__(kThreads)
     if (!real) total = 0;
     if (real && job.rows != nullptr) job.rows[at] = total;
     const float factor = !real ? 0.0f : job.grad_rows != nullptr ? job.grad_rows[at] : 1.0f;
-    job.state[base + i] = {inverse * kLog2E, lse, factor * inverse * share, factor * inverse * inverse};
+    job.state[base + i] = {inverse * kLogitUnit<operand>, lse, factor * inverse * share, factor * inverse * inverse};
     total = warp_sum(total);
     if (lane == 0) shared.warps[threadIdx.x / kWarp] = total;
   }

@@ -66,7 +66,8 @@ struct Source {
   MULTIMIX_DEVICE float operator()(int64_t place, int i, int j) const {
     const int64_t row = place * b + i;
     if (i >= b || j >= c || mass[row] == kBadMass || (ignored != nullptr && ignored[i])) return 0;
-    return shifted<operand>(read(scores, first_location + place, i, j), shift[row], scores.dtype);
+    return shifted<operand>(read(scores, first_location + place, i, j), shift[row], scores.dtype) *
+           kScoreScale<operand>;
   }
 };
 

@@ -2,18 +2,24 @@
 // mixing rounds differences only; finite, so that a weight of zero takes nothing.
 #pragma once
 
+#include "cuda/device/constants.h"
 #include "cuda/device/read.h"
-#include "cuda/host/memory.h"
+#include "cuda/products/pack.h"
 
 namespace multimix {
 
-// A class that does not exist for an example (a score of minus infinity, or of finfo.min): mixed with any weight that
-// counts, its probability is zero. Float16 has nothing larger.
+// Float16 operands are scores times this, so that a mask is far below all of them; what small scores lose by it is less
+// than half of float16's precision at one.
 template <Operand operand>
-constexpr float kMasked = operand == Operand::kF16 ? -65504.0f : -0x1p126f;
-// The mass of an example whose scores hold NaN or infinity, which reaches the rows that mix it: their shares are beyond
-// kMostShare.
-constexpr float kBadMass = 0x1p126f, kMostShare = 0x1p60f;
+constexpr float kScoreScale = operand == Operand::kF16 ? 0x1p-11f : 1.0f;
+// From mixed operands to logits in units of ln 2.
+template <Operand operand>
+constexpr float kLogitUnit = kLog2E / kScoreScale<operand>;
+// A class that does not exist for an example (a score of minus infinity, or of finfo.min): mixed with any weight that
+// counts, its probability is zero. In float16 it is the least operand, and no weight is below kLeastHalfWeight: the
+// class has at most exp(-32) of its probability.
+template <Operand operand>
+constexpr float kMasked = operand == Operand::kF16 ? -65504.0f / kScoreScale<operand> : -0x1p126f;
 // Mixed logits below are masked.
 constexpr float kLeastLogit = -0x1p60f;
 

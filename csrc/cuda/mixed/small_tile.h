@@ -100,9 +100,9 @@ struct SmallBlock {
     for (int row = warp; row < job.plan.rows; row += job.plan.warps) {
       float total = 0;
       for (int i = threadIdx.x % kWarp; i < job.plan.width; i += kWarp)
-        total += to_float(tile[row * job.plan.pitch + i]) * mass[i];
+        total += to_float(tile[row * job.plan.pitch + i]) * (mass[i] - 1);  // exactly one of masses that are one
       total = warp_sum(total);
-      total = inverse[row] == 0 ? 0.0f : total * inverse[row];
+      total = inverse[row] == 0 ? 0.0f : 1 + total * inverse[row];
       if (threadIdx.x % kWarp == 0) share[row] = total > kMostShare ? kNaN : total;  // scores that are not numbers
     }
   }
@@ -162,7 +162,7 @@ struct SmallBlock {
 
   // From sums of weights to logits in units of ln 2; not zero where there are no weights, as zero times infinity is
   // NaN.
-  static MULTIMIX_DEVICE float scale_of(float unit) { return unit == 0 ? kLog2E : unit * kLog2E; }
+  static MULTIMIX_DEVICE float scale_of(float unit) { return (unit == 0 ? 1.0f : unit) * kLogitUnit<operand>; }
 
   // The largest logit of each row among this warp's classes, and the sum of the exponentials relative to it.
   MULTIMIX_DEVICE void normalise(const float (&logits)[kPairs][2][4], const float (&unit)[2]) const {

@@ -7,6 +7,7 @@
 // 128 rows, all from the L2 cache, and 4 written per weight.
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/large.h"
+#include "cuda/mixed/scores.h"
 
 namespace multimix {
 namespace {
@@ -49,6 +50,8 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
       [&](int s, int buffer) {
         const T* left = stages + buffer * 2 * S::kAlongSize;
         const T* right = left + S::kAlongSize;
+        if (kScoreScale<operand> != 1.0f && s == depths)
+          Sums::for_rows([&](int q) { total.for_each(q, [&](int, float& x) { x *= 1.0f / kScoreScale<operand>; }); });
         if (s < depths)
           total.template multiply<false, true>(left, S::kAlong, right, S::kAcross, S::kDepth);
         else

@@ -22,14 +22,15 @@ Grid grid_for(const Context& context, int64_t count) {
 MULTIMIX_DEVICE int64_t first_index() { return int64_t(blockIdx.x) * blockDim.x + threadIdx.x; }
 MULTIMIX_DEVICE int64_t index_stride() { return int64_t(gridDim.x) * blockDim.x; }
 
-// One element per thread: read, rounded, written.
-template <Operand operand>
+// One element per thread: read, rounded, written. `finite`: what is not is zero.
+template <Operand operand, bool finite>
 __global__ void pack_kernel(Strided from, int first, int64_t count, int rows, int columns, int height, int pitch,
                             Element<operand>* to) {
   for (int64_t at = first_index(); at < count; at += index_stride()) {
     const int j = int(at % pitch), i = int(at / pitch % height);
     const bool inside = i < rows && j < columns;
-    to[at] = round_operand<operand>(inside ? read(from, first + at / pitch / height, i, j) : 0.0f);
+    const float x = inside ? read(from, first + at / pitch / height, i, j) : 0.0f;
+    to[at] = round_operand<operand>(finite && !is_finite(x) ? 0.0f : x);
   }
 }
 
@@ -62,7 +63,12 @@ __global__ void label_mass_kernel(const int64_t* labels, int b, int c, int64_t i
 }
 
 __global__ void smooth_mass_kernel(float* mass, int b, float smoothing) {
-  for (int64_t i = first_index(); i < b; i += index_stride()) mass[i] = mass[i] * (1 - smoothing) + smoothing;
+  for (int64_t i = first_index(); i < b; i += index_stride())
+    mass[i] = is_finite(mass[i]) ? mass[i] * (1 - smoothing) + smoothing : kBadMass;
+}
+
+__global__ void bad_examples_kernel(const float* mass, int b, bool* bad) {
+  for (int64_t i = first_index(); i < b; i += index_stride()) bad[i] = mass[i] == kBadMass;
 }
 
 // Largest magnitudes of parts: one read of grad_rows.
@@ -97,22 +103,29 @@ __global__ void finish_loss_kernel(const double* total, double scale, bool mean,
   if (threadIdx.x == 0) *loss = mean && !(any_label && any_example) ? kNaN : float(*total * scale);
 }
 
-}  // namespace
-
-void* pack(const Context& context, Operand operand, const Strided& from, int first, int places, int rows, int columns,
-           int height, int pitch) {
+template <bool finite>
+void* pack_elements(const Context& context, Operand operand, const Strided& from, int first, int places, int rows,
+                    int columns, int height, int pitch) {
   const int64_t count = int64_t(places) * height * pitch;
   void* to = context.memory(size_t(count * element_bytes(operand)));
   with_operand(operand, [&](auto constant) {
     constexpr Operand o = decltype(constant)::value;
-    launch(context, "pack", pack_kernel<o>, grid_for(context, count), kThreads, 0, from, first, count, rows, columns,
-           height, pitch, static_cast<Element<o>*>(to));
+    launch(context, "pack", pack_kernel<o, finite>, grid_for(context, count), kThreads, 0, from, first, count, rows,
+           columns, height, pitch, static_cast<Element<o>*>(to));
   });
   return to;
 }
 
+}  // namespace
+
+void* pack(const Context& context, Operand operand, const Strided& from, int first, int places, int rows, int columns,
+           int height, int pitch) {
+  return pack_elements<false>(context, operand, from, first, places, rows, columns, height, pitch);
+}
+
 void* pack_targets(const Context& context, Operand operand, const Target& target, int b, int height, int pitch) {
-  if (target.labels == nullptr) return pack(context, operand, target.probabilities, 0, 1, b, target.c, height, pitch);
+  if (target.labels == nullptr)
+    return pack_elements<true>(context, operand, target.probabilities, 0, 1, b, target.c, height, pitch);
   const int64_t count = int64_t(height) * pitch;
   void* to = context.memory(size_t(count * element_bytes(operand)));
   with_operand(operand, [&](auto constant) {
@@ -141,6 +154,12 @@ float* target_mass(const Context& context, const int64_t* labels, const Strided&
   float* mass = context.make<float>(b);
   launch(context, "label_mass", label_mass_kernel, grid_for(context, b), kThreads, 0, labels, b, c, ignore_index, mass);
   return mass;
+}
+
+bool* bad_examples(const Context& context, const float* mass, int b) {
+  bool* bad = context.make<bool>(b);
+  launch(context, "bad_examples", bad_examples_kernel, grid_for(context, b), kThreads, 0, mass, b, bad);
+  return bad;
 }
 
 Relative relative(const Context& context, const Strided& grad_rows, int64_t r, int64_t n) {

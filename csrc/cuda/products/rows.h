@@ -16,6 +16,20 @@ struct RowProductsJob {
   float* out;  // (places, stored, width)
 };
 
+// Steps of float32 that are added up before they are added to the others: one chain of thousands of additions would
+// lose more digits than products do.
+constexpr int kChain = 16;
+
+template <class Sums>
+MULTIMIX_DEVICE void add_and_clear(Sums& total, Sums& sum) {
+  Sums::for_rows([&](int q) {
+    total.for_each(q, [&](int column, float& x) {
+      float& own = sum.element(q, column / 8, column % 8);
+      x += own, own = 0;
+    });
+  });
+}
+
 // out = finish(source examples^T), of a source that is made finite if the finish says so: rows past the last real one
 // and examples past the last are products of zeros.
 //
@@ -38,8 +52,9 @@ __global__ void __launch_bounds__(kBlockThreads, 2) row_products_kernel(RowProdu
   const int steps = (job.source.columns + kShape.depth - 1) / kShape.depth;
   RowsLoader<operand, kShape.rows, kShape.depth, Finish::kFinite> loader;
 
-  Sums sum;
-  sum.clear();
+  constexpr bool kChains = operand == Operand::kFP32;
+  Sums sum, total;
+  sum.clear(), total.clear();
   const auto load = [&](int step, int buffer) {
     copy_rows<kShape.columns, kShape.depth, kBlockThreads>(examples_tiles + buffer * kExamplesSize, Tile::kAlong,
                                                            examples, first_example, step * kShape.depth);
@@ -51,7 +66,9 @@ __global__ void __launch_bounds__(kBlockThreads, 2) row_products_kernel(RowProdu
     Tile::template multiply<false, false>(sum, rows_tiles + buffer * kRowsSize, Tile::kAlong,
                                           examples_tiles + buffer * kExamplesSize, Tile::kAlong);
     if (step + 1 < steps) loader.store(rows_tiles + (buffer ^ 1) * kRowsSize, Tile::kAlong);
+    if (kChains && step % kChain == kChain - 1) add_and_clear(total, sum);
   });
+  if (kChains) add_and_clear(total, sum);
   const int row = first_row + Sums::first_row(), example = first_example + Sums::first_column();
   float* out = job.out + (base + row) * job.width + example;
   Sums::for_rows([&](int q) {
@@ -59,7 +76,7 @@ __global__ void __launch_bounds__(kBlockThreads, 2) row_products_kernel(RowProdu
     const auto of_row = finish.row(base + k, k < job.rows, job.first_location + place, job.first + k);
     Sums::for_pairs([&](int p) {
       const int i = example + p * 8;
-      const float2 x = sum.pair(q, p);
+      const float2 x = kChains ? total.pair(q, p) : sum.pair(q, p);
       if (i < job.width)
         *reinterpret_cast<float2*>(out + int64_t(q * 8) * job.width + p * 8) = {finish(of_row, i, x.x),
                                                                                 finish(of_row, i + 1, x.y)};

@@ -180,7 +180,7 @@ template <Operand operand>
 void run(const Context& context, const SoftBlock& block, const Block& weights, const SoftTargets& targets,
          const RowRecord* records, bool first, double* total) {
   using T = Element<operand>;
-  const Matrix<T> y{static_cast<const T*>(targets.data), 0, targets.pitch, block.b, block.c, nullptr};
+  const Matrix<T> y{static_cast<const T*>(targets.data), 0, targets.pitch, block.b, block.c, targets.skip};
   const int64_t size = int64_t(block.places) * block.stored, processors = context.processors;
   const int groups = column_groups<operand>(context, weights, block.c);
   const LossParts parts{context.make<float>(2 * groups * size), size};
@@ -218,6 +218,7 @@ SoftTargets soft_targets(const Context& context, const Target& target, Operand o
   const Strided rounded{result.data, dtype_of(operand), {0, result.pitch, 1}};
   result.sums = row_sums(context, target.probabilities, 0, 1, b, target.c);
   result.rounded_sums = row_sums(context, rounded, 0, 1, b, target.c);
+  result.skip = bad_examples(context, target.mass, b);
   return result;
 }
 

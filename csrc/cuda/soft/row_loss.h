@@ -74,6 +74,7 @@ class RowLoss {
     record.log_z = logf(team_.sum(record.log_z));
     record.below = team_.sum(record.below);
     record.share = team_.sum(record.share) * inverse;
+    if (record.share > kMostShare) record.share = kNaN;  // targets that are not numbers
   }
 
   // Adds a chunk's part of the loss, and writes its gradients. weights_gradient may be null.

@@ -62,6 +62,7 @@ struct SoftTargets {
   const void* data;
   int pitch;
   const float *sums, *rounded_sums;  // of each example's, before and after rounding
+  const bool* skip;                  // examples whose targets are not finite: they read as zeros
 };
 
 // probabilities.cu: losses and gradients from the records and the targets.

@@ -1,6 +1,7 @@
 // Gradients from the partial sums of many blocks, less what a Gram matrix gives for the targets.
 #include <algorithm>
 
+#include "cuda/device/elements.h"
 #include "cuda/device/read.h"
 #include "cuda/host/launch.h"
 #include "cuda/sums/sums.h"
@@ -41,7 +42,10 @@ struct AddUpJob {
 
 // Smoothed target of example e and class j, both of which exist.
 MULTIMIX_DEVICE float smoothed(const Target& target, int e, int j) {
-  if (target.labels == nullptr) return read(target.probabilities, 0, e, j) * target.keep + target.uniform;
+  if (target.labels == nullptr) {
+    const float y = read(target.probabilities, 0, e, j);
+    return (is_finite(y) ? y : 0.0f) * target.keep + target.uniform;
+  }
   const int64_t label = target.labels[e];
   const float own = label == j && label != target.ignore_index ? target.keep : 0.0f;
   return own + target.mass[e] * target.uniform;

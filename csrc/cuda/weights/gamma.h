@@ -25,13 +25,9 @@ using Real = std::conditional_t<arithmetic == Arithmetic::kLogSpace, double, flo
 // Philox's products as one instruction each.
 struct WideWords {
   static MULTIMIX_DEVICE uint64_t product(uint64_t a, uint32_t b) {
-#ifdef __CUDACC__
     uint64_t wide;
     asm("mul.wide.u32 %0, %1, %2;" : "=l"(wide) : "r"(uint32_t(a)), "r"(b));
     return wide;
-#else
-    return ScalarWords::product(a, b);
-#endif
   }
 };
 

@@ -26,10 +26,17 @@ MULTIMIX_DEVICE void store_quad(T* row, int quad, const Quad<T>& values) {
 }
 MULTIMIX_DEVICE float sum_of(const Quad<float>& q) { return (q.x[0] + q.x[1]) + (q.x[2] + q.x[3]); }
 
+// The least weight but zero as a float16 operand, so that it is seen times a mask.
+constexpr float kLeastHalfWeight = 0x1p-22f;
+
 // Rounds and stores; returns the rounded values.
 template <Operand operand>
-MULTIMIX_DEVICE Quad<float> store_rounded(Element<operand>* row, int quad, const Quad<float>& values) {
+MULTIMIX_DEVICE Quad<float> store_rounded(Element<operand>* row, int quad, Quad<float> values) {
   Quad<float> rounded;
+  if constexpr (operand == Operand::kF16) {
+#pragma unroll
+    for (int k = 0; k < 4; ++k) values.x[k] = values.x[k] > 0 ? fmaxf(values.x[k], kLeastHalfWeight) : values.x[k];
+  }
   if constexpr (sizeof(Element<operand>) == 2) {
     const uint2 bits{pack<Element<operand>>(values.x[0], values.x[1]),
                      pack<Element<operand>>(values.x[2], values.x[3])};

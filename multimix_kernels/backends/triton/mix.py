@@ -15,9 +15,16 @@ from torch import Tensor
 from ..contract import Draw
 from .host import device, shapes
 from .host.blocks import Block, blocks, width
-from .host.constants import MASKED
 from .host.tune import tuned
-from .products.columns import Columns, columns_of, load_columns, mix_columns, mix_columns_with_zeros
+from .products.columns import (
+    Columns,
+    columns_of,
+    highest_mask,
+    load_columns,
+    mix_columns,
+    mix_columns_with_zeros,
+    score_unit,
+)
 from .products.dot import dot, nearest, round_operand
 from .sums import add_partial, add_up, centre, fits
 from .weights.sample import Sampler
@@ -54,8 +61,9 @@ def mix_kernel(
         if tl.max((mixed * 0.0 != 0.0).to(tl.int32)) != 0:
             mixed = mix_columns_with_zeros(drawn.weights, k, values, place, f, d, WIDTH, DEPTH, R, FEATURES, OPERAND)
     mixed *= tl.load(drawn.inverse + k)[:, None]
-    if SCORES and OPERAND != "fp16":
-        mixed = tl.where(mixed < MASKED, float("-inf"), mixed)
+    if SCORES:
+        mixed *= score_unit(OPERAND)
+        mixed = tl.where(mixed < highest_mask(OPERAND), float("-inf"), mixed)
     mixed = nearest(mixed, out_ptr.dtype.element_ty)
     out = out_ptr + (location * n + first + row)[:, None] * d + f[None, :]
     tl.store(out, mixed, mask=(row < rows)[:, None] & (f < d)[None, :])
@@ -91,20 +99,22 @@ def weights_gradient_kernel(
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
     ADD: tl.constexpr,
 ):  # fmt: skip
-    """out (places, stored, WIDTH) = grad @ values^T, added to what is there if ADD."""
+    """out (places, stored, WIDTH) = grad @ values^T, of scores, and added to what is there, if ADD."""
     place = (tl.program_id(0) // tiles).to(tl.int64)
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     i = tl.program_id(1) * DEPTH + tl.arange(0, DEPTH)
     grad_ptr = grad.pointer + (place + first_location) * grad.location
     source = first + row.to(tl.int64)
     at = (place * stored + row)[:, None] * WIDTH + i[None, :]
-    total = tl.load(out_ptr + at) if ADD else tl.zeros((R, DEPTH), tl.float32)
+    total = tl.zeros((R, DEPTH), tl.float32)
     for start in range(0, d, FEATURES):
         f = start + tl.arange(0, FEATURES)
         g = tl.load(grad_ptr + source[:, None] * grad.row + f[None, :].to(tl.int64) * grad.feature,
                     mask=(row < rows)[:, None] & (f < d)[None, :], other=0.0)  # fmt: skip
         v = load_columns(values, place, i[None, :], f[:, None], d, WIDTH, True)  # (FEATURES, DEPTH)
         total = dot(round_operand(g, OPERAND), round_operand(v, OPERAND), total, OPERAND)
+    if ADD:
+        total = tl.load(out_ptr + at) + total * score_unit(OPERAND)
     tl.store(out_ptr + at, total)
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .host import device, shapes
 from .host.blocks import Block, blocks, width
-from .host.constants import FLOOR, FLOOR_16, LEAST, LOG2E
+from .host.constants import FLOOR, LEAST, LEAST_LOGIT_16, LOG2E
 from .products.columns import Columns, load_columns, mix_columns
 from .products.dot import dot, round_operand
 from .products.operands import Prepared, prepare
@@ -68,13 +68,15 @@ def load_logits(x, row, j, PADDING: tl.constexpr):
 def normalise(x, row, uniform_part, R: tl.constexpr, CLASSES: tl.constexpr, SHIFT: tl.constexpr):
     """Of each row (R,): the largest logit, the sum of the other exponentials relative to it, and two more.
 
-    Those are the sum of what logits are below it, if smoothed, and a shift: the largest logit, or zero unless SHIFT
-    allows subtracting it.
+    Those are the sum of what logits are below it, if smoothed, and a shift: the largest logit; the mean of those that
+    are not masked; zero; or, if "exact", zero unless subtracting the largest loses nothing.
     """
     top = tl.full((R,), LEAST, tl.float32)
     bottom = tl.full((R,), float("inf"), tl.float32)
     z = tl.zeros((R,), tl.float32)
     below = tl.zeros((R,), tl.float32)
+    seen = tl.zeros((R,), tl.float32)
+    distance = tl.zeros((R,), tl.float32)
     for start in range(0, x.c, CLASSES):
         j = start + tl.arange(0, CLASSES)
         logits = load_logits(x, row, j, float("-inf"))  # (R, CLASSES)
@@ -85,6 +87,10 @@ def normalise(x, row, uniform_part, R: tl.constexpr, CLASSES: tl.constexpr, SHIF
             below += tl.sum(tl.where((j < x.c)[None, :], higher[:, None] - logits, 0.0), 1)
         if SHIFT == "exact":
             bottom = tl.minimum(bottom, tl.min(tl.where(logits > -1e30, logits, float("inf")), 1))
+        elif SHIFT == "mean":
+            score = logits > -1e30
+            distance += (higher - top) * seen + tl.sum(tl.where(score, higher[:, None] - logits, 0.0), 1)
+            seen += tl.sum(tl.where(score, 1.0, 0.0), 1)
         top = higher
     others = z - 1.0
     if tl.min(z) < 1.125:  # read again: beside the largest, small ones keep no digits
@@ -99,6 +105,8 @@ def normalise(x, row, uniform_part, R: tl.constexpr, CLASSES: tl.constexpr, SHIF
         shift = tl.where(
             (tl.minimum(top, -bottom) > 0) | (tl.minimum(tl.abs(top), tl.abs(bottom)) < top - bottom), 0.0, top
         )
+    elif SHIFT == "mean":
+        shift = top - distance / tl.maximum(seen, 1.0)
     elif SHIFT == "none":
         shift = top * 0.0
     return top, others, below, shift
@@ -119,7 +127,7 @@ def on_target(x, row, target, i, top, rest, shift, below, keep, uniform_part, ig
         cost = tl.where(known[None, :], ((top[:, None] - hit) + rest[:, None]) * keep, 0.0)
         spread = mass * uniform_part
     else:
-        lowest: tl.constexpr = FLOOR_16 if OPERAND == "fp16" else FLOOR
+        lowest: tl.constexpr = LEAST_LOGIT_16 if OPERAND == "fp16" else FLOOR
         hit = tl.zeros((R, DEPTH), tl.float32)
         for start in range(0, x.c, CLASSES):
             j = start + tl.arange(0, CLASSES)
@@ -177,8 +185,11 @@ def soft_kernel(
     # Strides in units, so that the compiler sees how wide loads and stores may be.
     base = logits_ptr + (place + l_first_location) * l_location
     x = Logits(base, l_units.to(tl.int64) * UNIT, l_column, l_first, rows, c)
-    # Differences of logits in low precision need more digits than they have; IEEE float32 has them.
-    SHIFT: tl.constexpr = "any" if OPERAND == "fp32" else ("exact" if target.labels is None else "none")
+    # Differences of logits in low precision need more digits than they have. What is rounded anyway, logits as targets,
+    # loses least times differences from the mean; in float16, where masks are scores, there is none.
+    ROUNDED: tl.constexpr = logits_ptr.dtype.element_ty == tl.float32 and OPERAND != "fp16"
+    AGAINST: tl.constexpr = "none" if target.labels is not None else ("mean" if ROUNDED else "exact")
+    SHIFT: tl.constexpr = "largest" if OPERAND == "fp32" else AGAINST
     top, others, below, shift = normalise(x, row, uniform_part, R, CLASSES, SHIFT)
     rest = log_one_plus(others)
     inverse = tl.load(drawn.inverse + k)
@@ -195,7 +206,10 @@ def soft_kernel(
         at = k[:, None] * WIDTH + i[None, :]
         stored_weights = tl.load(drawn.weights + at)  # (R, DEPTH)
         w = stored_weights.to(tl.float32) * inverse[:, None]
-        share += tl.sum(w * mass, 1)
+        if target.labels is None:  # probabilities of an example without weight may be NaN
+            share += tl.sum(tl.where(w == 0, 0.0, w * mass), 1)
+        else:
+            share += tl.sum(w * mass, 1)
         if target.labels is not None:
             # To the last bit as targets are mixed: where they agree nothing is left of softmax less target.
             ones = tl.broadcast_to(tl.trans(mass), (DEPTH, 16))

@@ -2,8 +2,9 @@
 
 `add_up` reads each partial sum of a gradient once (4 bytes, 1 addition) and writes the gradient once; the targets' half
 of it costs a product of 2 b b c operations in float32. Where even one partial sum is too large it is the gradient
-itself. `balance` makes gradients that cancel exact: 4 bytes and an addition per element. `centre` turns gradients by
-the weights into gradients by the attention: 8 bytes and 5 operations per weight. `finish` adds up row losses.
+itself. `balance` makes gradients that cancel exact: 4 bytes and an addition per element, and the products of examples
+once more. `centre` turns gradients by the weights into gradients by the attention: 8 bytes and 5 operations per weight.
+`finish` adds up row losses.
 """
 
 from typing import NamedTuple
@@ -110,7 +111,9 @@ def add_up_kernel(
             else:
                 inside = (e < b)[None, :] & (j < c)[:, None]
                 at = gram.target + e[None, :].to(tl.int64) * gram.example + class_part * gram.column
-                y = tl.load(at, mask=inside, other=0.0).to(tl.float32) * keep + tl.where(inside, uniform_part, 0.0)
+                y = tl.load(at, mask=inside, other=0.0).to(tl.float32)
+                y = tl.where(tl.abs(y) < float("inf"), y, 0.0)  # what is none reaches the rows that mix it otherwise
+                y = y * keep + tl.where(inside, uniform_part, 0.0)
             total -= dot(y, products, tl.zeros((TILE, TILE), tl.float32), "fp32")
         # One class: exactly nothing, whatever the rounding.
         total = tl.where(c == 1, total * 0.0, total)
@@ -123,23 +126,41 @@ def add_up_kernel(
     tl.store(out, tl.trans(total) * scale, mask=(i < b)[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["b", "c"])
-def balance_kernel(gradient_ptr, target_ptr, b, c, TILE: tl.constexpr):
+@triton.jit(do_not_specialize=["splits", "b", "c"])
+def balance_kernel(
+    gradient_ptr, gram, scale_ptr, scale, splits, b, c, keep, uniform_part, TILE: tl.constexpr, EXAMPLES: tl.constexpr
+):
     """Of gradient (places, b, c) the element at each example's label, where it has lost its digits.
 
     It is softmax less target, summed over rows in two halves that agree where all is confident and right. An example's
-    elements sum to zero: minus the sum of the others is the same, and taken where the two differ by more than rounding.
+    elements sum to zero: minus the sum of the others is the same. It rounds relative to their halves, so it is taken
+    where the target's half is mostly at the label, and the two halves there cancel.
     """
     example = tl.program_id(0).to(tl.int64)
-    label = tl.load(target_ptr + example % b)
+    place, i = example // b, example % b
+    label = tl.load(gram.target + i)
     known = (label >= 0) & (label < c)
+    same = tl.zeros((EXAMPLES,), tl.float32)
+    every = tl.zeros((EXAMPLES,), tl.float32)
+    for start in range(0, b, EXAMPLES):
+        e = start + tl.arange(0, EXAMPLES)
+        at = gram.pointer + place * gram.place + i * gram.row + e
+        products = tl.zeros((EXAMPLES,), tl.float32)
+        for split in range(splits):
+            products += tl.load(at + split * gram.split, mask=e < b, other=0.0)
+        every += products * tl.load(gram.mass + e, mask=e < b, other=0.0)
+        same += tl.where(tl.load(gram.target + e, mask=e < b, other=-1) == label, products, 0.0)
+    whole = tl.sum(every)
+    half = tl.sum(same) * keep + whole * uniform_part
+    if scale_ptr is not None:
+        scale = scale * tl.load(scale_ptr)
     total = tl.zeros((TILE,), tl.float32)
     for start in range(0, c, TILE):
         j = start + tl.arange(0, TILE)
         total -= tl.load(gradient_ptr + example * c + j, mask=(j < c) & (j != label), other=0.0)
-    others = tl.sum(total)
     own = tl.load(gradient_ptr + example * c + label, mask=known, other=0.0)
-    tl.store(gradient_ptr + example * c + label, others, mask=known & (tl.abs(own - others) > 1e-5 * tl.abs(others)))
+    cancels = (tl.abs(half) > tl.abs(whole - half)) & (tl.abs(own) * 16.0 < tl.abs(half * scale))
+    tl.store(gradient_ptr + example * c + label, tl.sum(total), mask=known & cancels)
 
 
 def fits(height: int, width: int) -> bool:
@@ -161,9 +182,7 @@ def add_up(
     strides = (b * c, 0, c, 1) if in_place else (*partial.stride()[:2], 1, partial.stride(2))
     products, keep, uniform, ignore_index = None, 0.0, 0.0, 0
     if gram is not None and target is not None and mass is not None:
-        t_strides = (1, 0) if target.by_label else target.values.stride()
-        place, split, row, _ = gram.stride()
-        products = Gram(gram, place, split, row, target.values, t_strides[0], t_strides[1], mass)
+        products = _gram(gram, target, mass)
         keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
     given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
@@ -174,12 +193,23 @@ def add_up(
     )  # fmt: skip
 
 
-def balance(gradient: Tensor, target: Target) -> None:
-    """In place; gradient (places, b, c). Nothing is done for probabilities."""
+def balance(gradient: Tensor, scale, gram: Tensor, target: Target, mass: Tensor) -> None:
+    """In place; gradient (places, b, c), and of it the rest as `add_up` takes it. Nothing is done for probabilities."""
     places, b, c = gradient.shape
     if target.by_label:
-        tile = min(1024, shapes.power_of_two(c))
-        balance_kernel[(places * b,)](gradient, target.values, b, c, TILE=tile, **device.options(4, 1))
+        scaled = isinstance(scale, Tensor)
+        balance_kernel[(places * b,)](
+            gradient, _gram(gram, target, mass), scale if scaled else None, 1.0 if scaled else scale, gram.shape[1],
+            b, c, target.keep, target.uniform, TILE=min(1024, shapes.power_of_two(c)), EXAMPLES=128,
+            **device.options(4, 1),
+        )  # fmt: skip
+
+
+def _gram(gram: Tensor, target: Target, mass: Tensor) -> Gram:
+    """gram (places, splits, width, width) as kernels take it."""
+    example, column = (1, 0) if target.by_label else target.values.stride()
+    place, split, row, _ = gram.stride()
+    return Gram(gram, place, split, row, target.values, example, column, mass)
 
 
 @triton.jit(do_not_specialize=["stored", "splits", "b"])

@@ -138,6 +138,23 @@ def test_subsets_are_uniform(b, m, backend, device):
     assert stats.chi2_contingency(table).pvalue > FALSE_ALARM
 
 
+@pytest.mark.parametrize(("b", "m"), [(128, 2), (128, 4), (100, 16), (40, 32), (40, 39)])
+def test_examples_and_pairs_of_large_subsets(b, m, backend, device):
+    """Rows are independent, so that how many hold an example, or a pair, is binomial: none may be too far out."""
+    n = 6000
+    found = mk.sample_dirichlet(n, b, m=m, alpha=5.0, seed=6, device=device, backend=backend).cpu() > 0
+    assert (found.sum(1) == m).all()
+    together = found.float().T @ found.float()
+    seen = together.diagonal().numpy()
+    pairs = together[torch.ones(b, b).triu(1) > 0].numpy()
+    for counts, p in ((seen, m / b), (pairs, m * (m - 1) / (b * (b - 1)))):
+        tail = np.minimum(stats.binom.cdf(counts, n, p), stats.binom.sf(counts - 1, n, p))
+        assert 2 * len(counts) * tail.min() > FALSE_ALARM
+    # The counts of examples have variance n p (1 - p) and one covariance, as they add up to n m.
+    deviations = ((seen - n * m / b) ** 2).sum() / (n * m / b * (1 - m / b)) * (b - 1) / b
+    assert FALSE_ALARM / 2 < stats.chi2(b - 1).sf(deviations) < 1 - FALSE_ALARM / 2
+
+
 def test_subset_says_nothing_about_the_weights(backend, device):
     """Given that an example is in the mixture, its weight is Beta(alpha, (m - 1) alpha)."""
     found = mk.sample_dirichlet(40_000, 6, m=3, alpha=1.5, seed=4, device=device, backend=backend).double().cpu()

@@ -92,7 +92,8 @@ class Family:
         if examples * classes > ON_CHIP[operand] or max(examples, classes) > 256:
             return None
         warps = 4 if examples * classes <= 128 * 16 and operand in ("bf16", "fp16") else 8
-        pairs = self.crowded_pairs if 2 * examples * classes > ON_CHIP[operand] else 16
+        crowded = self.crowded_pairs if operand in ("bf16", "fp16") else 2
+        pairs = crowded if 2 * examples * classes > ON_CHIP[operand] else 16
         pair = self.pair_tile(examples, 64 if INTERPRET else 16, warps, pairs)
         return Small(pair, classes, 8 // warps * self.fused_occupancy)
 

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from ..host import device, shapes
 from ..host.blocks import Block, blocks, width
-from ..host.constants import LEAST, LOG2E, MASKED
-from ..products.columns import load_columns, mix_columns
+from ..host.constants import LEAST, LOG2E
+from ..products.columns import highest_mask, load_columns, mix_columns, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import Prepared, prepare
 from ..products.targets import Target, Upstream, row_factor
@@ -32,12 +32,14 @@ from ..weights.sample import Sampler
 class Rows(NamedTuple):
     """What is known of rows, (places, stored) each, when their scores are mixed again.
 
-    2^(mixed scores * scale - level) is the softmax, of scores mixed by the weights of the scratch; for labels it is
-    T softmax over the sum of those weights. Rows without a target, or past the last, have an infinite level.
+    2^((mixed scores - top) * scale - level) is the softmax, of scores mixed by weights of the scratch; for labels it
+    is T softmax over the sum of those weights. Rows without a target, or past the last, have an infinite level. The
+    difference comes first: compilers make one operation of a product and a difference, which rounds it otherwise.
     """
 
     lse: Tensor
     share: Tensor  # T
+    top: Tensor
     level: Tensor
     scale: Tensor
     score_sum: Tensor  # of mixed scores that are no masks, over classes
@@ -55,16 +57,16 @@ def normaliser_kernel(
     row = (tl.program_id(0) % tiles) * R + tl.arange(0, R)
     k = place * stored + row
     inverse = tl.load(drawn.inverse + k)
-    scale = tl.where(inverse == 0, 1.0, inverse * LOG2E)
+    unit = inverse * score_unit(OPERAND)  # from mixed operands to logits
+    scale = tl.where(inverse == 0, 1.0, unit * LOG2E)
     top = tl.full((R,), LEAST, tl.float32)
     z = tl.zeros((R,), tl.float32)
     for start in range(0, c, CLASSES):
         j = start + tl.arange(0, CLASSES)
         logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
         higher = tl.maximum(top, tl.max(logits, 1))
-        level = higher * scale
         z = z * tl.exp2((top - higher) * scale)
-        z += tl.sum(tl.exp2(logits * scale[:, None] - level[:, None]), 1)  # (R, CLASSES) -> (R,)
+        z += tl.sum(tl.exp2((logits - higher[:, None]) * scale[:, None]), 1)  # (R, CLASSES) -> (R,)
         top = higher
     others = z - 1.0
     if tl.min(z) < 1.125:  # a branch that rows of many examples hardly take
@@ -75,7 +77,7 @@ def normaliser_kernel(
             below = (logits < top[:, None]) & (z < 1.125)[:, None]
             others += tl.sum(tl.where(below, tl.exp2((logits - top[:, None]) * scale[:, None]), 0.0), 1)
     rest = log_one_plus(others)
-    lse = top * inverse + rest
+    lse = top * unit + rest
     loss = tl.zeros((R,), tl.float32)
     share = tl.zeros((R,), tl.float32)
     score_sum = tl.zeros((R,), tl.float32)
@@ -89,13 +91,12 @@ def normaliser_kernel(
         w = tl.load(drawn.weights + k[:, None] * WIDTH + i[None, :]).to(tl.float32) * inverse[:, None]  # (R, DEPTH)
         # The largest score less that of the target, before they are rounded to anything larger: no less than zero.
         if LABELS:
-            gap = tl.maximum(top[:, None] - mixed, 0.0) * inverse[:, None] * keep
+            gap = tl.maximum(top[:, None] - mixed, 0.0) * unit[:, None] * keep
             of_target = mass * keep
         else:
             of_target = mass - uniform_part * c
-            gap = (of_target * top[:, None] - keep * mixed) * inverse[:, None]
-        if OPERAND != "fp16":
-            gap = tl.where(gap > -MASKED, float("inf"), gap)
+            gap = (of_target * top[:, None] - keep * mixed) * unit[:, None]
+        gap = tl.where(gap > -highest_mask(OPERAND), float("inf"), gap)
         loss += tl.sum(tl.where(w == 0, 0.0, w * (gap + of_target * rest[:, None])), 1)
         share += tl.sum(w * mass, 1)
         score_sum += tl.sum(w * tl.load(examples.sums + at)[None, :], 1)
@@ -104,8 +105,9 @@ def normaliser_kernel(
     tl.store(out.lse + k, lse)
     tl.store(out.share + k, share)
     factor = share * inverse
-    level = top * scale + rest * LOG2E + bad
+    level = rest * LOG2E + bad
     level = level - tl.log2(factor) if LABELS else level  # probabilities may be negative
+    tl.store(out.top + k, top)
     tl.store(out.level + k, tl.where((factor == 0) | (row >= rows), float("inf"), level))
     tl.store(out.scale + k, scale)
     tl.store(out.score_sum + k, score_sum)
@@ -154,7 +156,8 @@ def gradient_kernel(
                     w = tl.load(drawn.weights + source[None, :] * WIDTH + i[:, None])
                     s = load_columns(scores, place, i[None, :], j[:, None], c, WIDTH, False)
                     logits = dot(round_operand(s, OPERAND), w, logits, OPERAND)
-            p = tl.exp2(logits * tl.load(known.scale + k)[None, :] - tl.load(known.level + k)[None, :])  # (CLASSES, R)
+            distance = (logits - tl.load(known.top + k)[None, :]) * tl.load(known.scale + k)[None, :]
+            p = tl.exp2(distance - tl.load(known.level + k)[None, :])  # (CLASSES, R)
             if not LABELS:
                 p *= (tl.load(known.share + k) * tl.load(drawn.inverse + k))[None, :]
             if upstream is not None:
@@ -196,11 +199,13 @@ def weights_gradient_kernel(
     for start in range(0, c, CLASSES):
         j = start + tl.arange(0, CLASSES)
         logits = mix_columns(drawn.weights, k, scores, place, j, c, WIDTH, DEPTH, R, CLASSES, OPERAND, False)
-        p = tl.exp2(logits * (inverse * LOG2E)[:, None] - (lse * LOG2E)[:, None]) * share[:, None]  # (R, CLASSES)
+        p = (
+            tl.exp2(logits * (inverse * score_unit(OPERAND) * LOG2E)[:, None] - (lse * LOG2E)[:, None]) * share[:, None]
+        )  # (R, CLASSES)
         s = load_columns(scores, place, i[None, :], j[:, None], c, WIDTH, False)  # (CLASSES, DEPTH)
         total = dot(round_operand(p, OPERAND), round_operand(s, OPERAND), total, OPERAND)
     both = mix_columns(drawn.weights, k, both_ways, place, i, c, WIDTH, DEPTH, R, DEPTH, OPERAND, False)
-    total -= both * (inverse * keep)[:, None]
+    total = (total - both * (inverse * keep)[:, None]) * score_unit(OPERAND)
     if LABELS:
         spread, spread_row = mass * uniform_part, share * uniform_part
     else:
@@ -257,7 +262,7 @@ class Normaliser:
         target, tiles = self.target, block.stored // self.plan.large.rows
         if self.sums is None:
             self.sums = block.inverse.new_zeros((block.places * tiles,), dtype=torch.float64)
-        found = Rows(*block.inverse.new_empty((5, block.places, block.stored)).unbind())
+        found = Rows(*block.inverse.new_empty((6, block.places, block.stored)).unbind())
         normaliser_kernel[(block.places * tiles,)](
             ready.scores, ready.on_target_columns, ready.examples, target.keep, target.uniform, block.drawn, found,
             self.rows, self.sums, block.first_location, block.first, block.rows, block.stored, tiles, self.n,
@@ -296,7 +301,7 @@ class ScoresGradient:
         """Writes scale times the sum; there is no gradient where scores (L, b, c) are -inf."""
         gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
         add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores)
-        balance(self.out, self.target)
+        balance(self.out, scale, gram, self.target, mass)
 
 
 class WeightsGradient:

@@ -16,7 +16,8 @@ import triton
 import triton.language as tl
 
 from ..host import device, shapes
-from ..host.constants import LOG2E, MASKED
+from ..host.constants import LOG2E
+from ..products.columns import highest_mask, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import prepare
 from ..products.targets import Target, Upstream, row_factor
@@ -49,7 +50,7 @@ def mixed_small_kernel(
     # A label that does not exist makes every row NaN; an example with NaN those that it has a weight in.
     example = tl.arange(0, B)
     flaw_ptr += place * B
-    flaw = tl.sum(tl.load(mass_ptr + example)) * 0.0
+    flaw = tl.sum(tl.load(mass_ptr + example)) * 0.0 if LABELS else 0.0
     if draw.attention is None:
         flaw += tl.sum(tl.load(flaw_ptr + example))
     total_loss = tl.zeros((R,), tl.float32)
@@ -60,26 +61,31 @@ def mixed_small_kernel(
         even, odd, _, _ = draw_tile(
             draw, location, k, row_offset, n, b, m, E, R, G, KIND, SUBSET=False, WHOLE=False, ASSEMBLY=False
         )
-        if draw.attention is not None:
-            even, odd = not_too_small(even), not_too_small(odd)
+        if draw.attention is not None or OPERAND == "fp16":
+            even, odd = not_too_small(even, OPERAND), not_too_small(odd, OPERAND)
         even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)  # (E, R, G)
         # The sum is that of the rounded weights, so that rounding leaves no bias.
         total = row_sum(even.to(tl.float32), odd.to(tl.float32))  # (R,)
         inverse = tl.where(total == 0, 0.0, 1.0 / tl.where(total == 0, 1.0, total))
         weights = as_rows(even, odd, E, R, G)  # (R, B)
+        if OPERAND == "tf32":  # Triton cannot lay out an operand of wgmma that is nothing but a permutation
+            weights += 0.0
         # Read in the loop, from the first-level cache: kept outside they would be kept in registers.
         scores = round_operand(tl.load(scores_ptr + operands), OPERAND)  # (CLASSES, B)
         targets = round_operand(tl.load(targets_ptr + operands), OPERAND)
         zeros = tl.zeros((CLASSES, R), tl.float32)
-        logits = dot(scores, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
-        mixed = dot(targets, tl.trans(weights), zeros, OPERAND) * inverse[None, :]
-        of_targets = tl.sum(mixed, 0)  # (R,), to all digits the largest if there is one
+        # Divided by the weights' sums after differences and sums: a compiler makes one operation of a product and an
+        # addition to it, and what is left of the largest logit less itself, or of parts that threads exchange, differs.
+        unit = inverse * score_unit(OPERAND)
+        scaled = dot(scores, tl.trans(weights), zeros, OPERAND)
+        mixed = dot(targets, tl.trans(weights), zeros, OPERAND)
+        of_targets = tl.sum(mixed, 0) * inverse  # (R,), to all digits the largest if there is one
+        mixed *= inverse[None, :]
         known = of_targets if LABELS else tl.where(total == 0, 0.0, 1.0)
         mass = of_targets * keep + known * (uniform_part * c)
         mixed = mixed * keep + tl.where(j < c, uniform_part, 0.0) * known[None, :]
-        shifted = logits - tl.max(logits, 0)[None, :]
-        if OPERAND != "fp16":
-            shifted = tl.where(logits < MASKED, float("-inf"), shifted)
+        shifted = (scaled - tl.max(scaled, 0)[None, :]) * unit[None, :]
+        shifted = tl.where(scaled * unit[None, :] < highest_mask(OPERAND), float("-inf"), shifted)
         exponential = tl.exp2(shifted * LOG2E)
         # Beside the largest, so that small ones keep their digits.
         largest = shifted >= 0

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16
+from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16, MASKED, MASKED_16, SCALE_16
 from .dot import dot, round_operand
 
 
@@ -50,8 +50,22 @@ def finite_score(s, shift, NAN: tl.constexpr):
 
 
 @triton.jit
+def score_unit(OPERAND: tl.constexpr):
+    """What mixed operands of scores are multiplied by to be logits."""
+    unit: tl.constexpr = 1.0 / SCALE_16 if OPERAND == "fp16" else 1.0
+    return unit
+
+
+@triton.jit
+def highest_mask(OPERAND: tl.constexpr):
+    """Mixed scores below are those of a masked class."""
+    highest: tl.constexpr = MASKED_16 if OPERAND == "fp16" else MASKED
+    return highest
+
+
+@triton.jit
 def load_columns(x, place, i, j, c, WIDTH: tl.constexpr, NAN: tl.constexpr):
-    """Elements (i, j) that broadcast. Past c: zeros, or of scores a mask. NAN: they stay what they are."""
+    """Elements (i, j) that broadcast, of scores as operands. Past c: zeros, or a mask. NAN: they stay what they are."""
     if x.kept is None:
         result = tl.load(x.pointer + place * x.place + i * x.example + j * x.column)
     else:
@@ -61,7 +75,8 @@ def load_columns(x, place, i, j, c, WIDTH: tl.constexpr, NAN: tl.constexpr):
         if x.shift is not None:
             lowest: tl.constexpr = FLOOR_16 if result.dtype == tl.float16 else FLOOR
             score = finite_score(result, tl.load(x.shift + place * WIDTH + i), NAN)
-            result = tl.where(j < c, score, lowest)
+            scale: tl.constexpr = SCALE_16 if result.dtype == tl.float16 else 1.0
+            result = tl.where(j < c, score, lowest) * scale
     return result
 
 

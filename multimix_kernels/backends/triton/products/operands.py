@@ -17,7 +17,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..host import device, shapes
-from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16
+from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16, SCALE_16
 from .columns import Columns, columns_of, finite_score, is_score
 from .dot import nearest
 from .targets import Target
@@ -28,7 +28,9 @@ class Examples(NamedTuple):
 
     mass: Tensor  # (width,): of each smoothed target; 0 of an ignored one, NaN of a label that does not exist
     sums: Tensor | None = None  # (places, width): of the shifted scores that are no masks, over classes
-    flaw: Tensor | None = None  # (places, width): NaN with such scores or infinite ones, inf with masks if smoothed
+    # (places, width): NaN with scores or probabilities that are NaN or infinite, inf with masks if smoothed. Without
+    # scores it is the mass that is NaN.
+    flaw: Tensor | None = None
 
 
 class Scores(NamedTuple):
@@ -75,7 +77,9 @@ def prepare_kernel(
     far = i.to(tl.int64)[:, None]
     if scores is not None:
         row_ptr = scores.pointer + place * scores.place + far * scores.example
-        lowest: tl.constexpr = FLOOR_16 if scores.pointer.dtype.element_ty == tl.float16 else FLOOR
+        half: tl.constexpr = scores.pointer.dtype.element_ty == tl.float16
+        lowest: tl.constexpr = FLOOR_16 if half else FLOOR
+        scale: tl.constexpr = SCALE_16 if half else 1.0
         top = tl.full((R,), float("-inf"), tl.float32)
         bottom = tl.full((R,), float("inf"), tl.float32)
         for start in range(0, CLASSES, CHUNK):
@@ -94,6 +98,7 @@ def prepare_kernel(
         masked = tl.zeros((R, CHUNK), tl.int32)
         bad = tl.zeros((R, CHUNK), tl.int32)
     mass = tl.zeros((R, CHUNK), tl.float32)
+    none = tl.zeros((R, CHUNK), tl.int32)  # probabilities that are none, which are read as zeros
     for start in range(0, CLASSES, CHUNK):
         j = start + tl.arange(0, CHUNK)
         wide = j.to(tl.int64)[None, :]
@@ -107,7 +112,7 @@ def prepare_kernel(
             masked = masked | (inside & number & ~is_score(s)).to(tl.int32)
             bad = bad | (inside & ~number).to(tl.int32)
             if scores.padded is not None:
-                score = nearest(tl.where(inside, score, lowest), scores.padded.pointer.dtype.element_ty)
+                score = nearest(tl.where(inside, score, lowest) * scale, scores.padded.pointer.dtype.element_ty)
                 at = place * scores.padded.place + far * scores.padded.example + wide * scores.padded.column
                 tl.store(scores.padded.pointer + at, score, mask=stored)
         if target.padded is not None or not LABELS:
@@ -116,16 +121,19 @@ def prepare_kernel(
             else:
                 at = target.pointer + far * target.example + wide * target.column
                 y = tl.load(at, mask=exists[:, None] & inside, other=0.0).to(tl.float32)
+                none = none | (tl.abs(y) < float("inf")).to(tl.int32) ^ 1
+                y = tl.where(tl.abs(y) < float("inf"), y, 0.0)
             if target.padded is not None:
                 rounded = nearest(y, target.padded.pointer.dtype.element_ty)
                 at = target.padded.pointer + far * target.padded.example + wide * target.padded.column
                 tl.store(at, rounded, mask=stored & once[:, None])
                 y = rounded.to(tl.float32)
             mass += y
+    lacks = real & (tl.max(none, 1) != 0)
     if scores is not None:
         tl.store(examples.sums + place * WIDTH + i, tl.sum(total, 1), mask=i < WIDTH)
         flaw = tl.where((tl.max(masked, 1) != 0) & (smoothing != 0), float("inf"), 0.0)
-        flaw = tl.where(tl.max(bad, 1) != 0, float("nan"), flaw)
+        flaw = tl.where((tl.max(bad, 1) != 0) | lacks, float("nan"), flaw)
         tl.store(examples.flaw + place * WIDTH + i, flaw, mask=i < WIDTH)
         if scores.on_target is not None and LABELS:
             for start in range(0, WIDTH, CHUNK):
@@ -135,15 +143,17 @@ def prepare_kernel(
                 known = real[:, None] & known[None, :]
                 s = tl.load(row_ptr + other[None, :] * scores.column, mask=known, other=0.0)  # (R, CHUNK)
                 s = tl.where(known, finite_score(s, shift[:, None], False), 0.0)
-                s = nearest(s, scores.on_target.dtype.element_ty)
+                s = nearest(s * scale, scores.on_target.dtype.element_ty)
                 at = (place * WIDTH + far) * WIDTH + k[None, :]
                 tl.store(scores.on_target + at, s, mask=(i < WIDTH)[:, None] & (k < WIDTH)[None, :])
     if LABELS:
         weight = tl.where(lost, 0.0, tl.where((label >= 0) & (label < c), 1.0, float("nan")))
     else:
         weight = tl.where(exists, tl.sum(mass, 1) * keep + smoothing, 0.0)
+        if scores is None:  # there are no flaws
+            weight = tl.where(lacks, float("nan"), weight)
     tl.store(examples.mass + i, weight, mask=once)
-    tl.store(kept_ptr + i, real.to(tl.int8), mask=once)
+    tl.store(kept_ptr + i, (real & ~lacks).to(tl.int8), mask=once)
 
 
 @dataclass
@@ -154,7 +164,7 @@ class Prepared:
     targets: Columns | None  # of probabilities, or where they are wanted padded: not smoothed
     on_target: Tensor | None  # (L, width, width): the products of each example's scores with each example's target
     examples: Examples
-    kept: Tensor  # int8 (width,): whether there is such an example and it is not ignored
+    kept: Tensor  # int8 (width,): whether there is such an example, it is not ignored, and its targets are numbers
 
     @property
     def given_scores(self) -> Columns:
@@ -234,6 +244,7 @@ def _products_with_targets(scores: Tensor, ignored: Tensor | None, shift: Tensor
         s = s.masked_fill(~(wide < torch.inf), 0)
         if ignored is not None:
             s = s.masked_fill(ignored.bool().unsqueeze(1), 0)
-        total += s @ target.values[:, first : first + some].float().T
+        y = target.values[:, first : first + some].float()
+        total += s @ y.masked_fill(~y.isfinite(), 0).T
     out.zero_()
-    out[:, :b, :b] = total.clamp(min=lowest)
+    out[:, :b, :b] = total.clamp(min=lowest) * (SCALE_16.value if half else 1.0)

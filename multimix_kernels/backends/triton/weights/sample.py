@@ -18,8 +18,9 @@ from ..products.dot import round_operand
 from .stream import ACCURATE, HARDWARE, LOG_SPACE
 from .tile import DrawNames, as_rows, draw_tile, not_too_small, row_sum
 
-# The least concentrations at which weights keep 1e-5 with float32 logarithms, and with a GPU's approximate ones.
-ACCURATE_FROM, HARDWARE_FROM = 0.3, 0.4
+# The least concentrations at which weights keep 1e-5 with float32 logarithms, and with a GPU's approximate ones; the
+# greatest at which they do with the latter.
+ACCURATE_FROM, HARDWARE_FROM, HARDWARE_TO = 0.3, 0.5, 4.0
 INTEGERS = ["first_location", "first", "stored", "tiles", "n", "m", "row_offset"]
 
 
@@ -44,8 +45,8 @@ def sample_kernel(
     width = b if inverse_ptr is None else WIDTH
     at = (place.to(tl.int64) * stored + k)[:, None] * width
     inside = (k < stored)[:, None] & (i < width)
-    if inverse_ptr is not None and (draw.attention is not None or KIND == LOG_SPACE):
-        even, odd = not_too_small(even), not_too_small(odd)
+    if inverse_ptr is not None and (draw.attention is not None or KIND == LOG_SPACE or OPERAND == "fp16"):
+        even, odd = not_too_small(even, OPERAND), not_too_small(odd, OPERAND)
     even, odd = round_operand(even, OPERAND), round_operand(odd, OPERAND)  # (E, R, C)
     tl.store(out_ptr + at + i, as_rows(even, odd, E, R, C), mask=inside)
     if inverse_ptr is not None:
@@ -119,7 +120,7 @@ def _even(x: Tensor) -> Tensor:
 def _kind(draw: Draw) -> int:
     if draw.alpha is not None or draw.low < ACCURATE_FROM:
         return LOG_SPACE.value  # values on the device cannot be looked at: the widest arithmetic
-    accurate = draw.low < HARDWARE_FROM or draw.high > 4 or torch.version.hip
+    accurate = draw.low < HARDWARE_FROM or draw.high > HARDWARE_TO or torch.version.hip
     return ACCURATE.value if accurate else HARDWARE.value
 
 

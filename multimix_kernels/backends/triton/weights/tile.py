@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ..host.constants import LEAST_WEIGHT
+from ..host.constants import LEAST_WEIGHT, LEAST_WEIGHT_16
 from .stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
 
 
@@ -30,9 +30,10 @@ class DrawNames(NamedTuple):
 
 
 @triton.jit
-def not_too_small(weight):
+def not_too_small(weight, OPERAND: tl.constexpr):
     """A weight that is not zero, large enough to be seen times a mask."""
-    return tl.where(weight > 0, tl.maximum(weight, LEAST_WEIGHT), weight)
+    least: tl.constexpr = LEAST_WEIGHT_16 if OPERAND == "fp16" else LEAST_WEIGHT
+    return tl.where(weight > 0, tl.maximum(weight, least), weight)
 
 
 @triton.jit
