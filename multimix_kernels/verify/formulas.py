@@ -17,6 +17,7 @@ class Result(NamedTuple):
 
     value: Tensor
     size: float
+    parts: Tensor | None = None  # whose sum it is
 
 
 def _largest(x: Tensor) -> float:
@@ -72,7 +73,8 @@ class Plain:
         results = []
         if upstream is None:
             loss = rows if options.reduction == NONE else rows.mean() if options.reduction == MEAN else rows.sum()
-            results = [Result(loss, _largest(loss))]
+            parts = rows / (rows.numel() if options.reduction == MEAN else 1)
+            results = [Result(loss, _largest(loss), None if options.reduction == NONE else parts)]
             g = torch.ones_like(rows) / (rows.numel() if options.reduction == MEAN else 1)
         else:
             g = self._cast(upstream.double() / scale)  # in the range of every dtype

@@ -100,6 +100,17 @@ def test_many_weights(options):
     assert_same_weights(found, exact, rows=math.ceil(1e-5 * n * b))
 
 
+@pytest.mark.parametrize("b", [8, 9])
+def test_weights_in_float16(b):
+    """Small weights are rounded and no more, though as operands of products they may be held above zero."""
+    for m in (None, b // 2):
+        found, exact = (
+            mk.sample_dirichlet(64, b, m=m, seed=5, alpha=0.05, backend=name, dtype=dtype).double()
+            for name, dtype in ((NAME, torch.float16), ("reference", torch.float64))
+        )
+        assert ((found - exact).abs() <= 2**-11 * exact * (1 + 2**-6) + 2**-25).all()
+
+
 def test_tiny_gammas():
     """One of row 441598's is so small that a difference of logarithms overflows where they are in fixed point."""
     found, exact = (

@@ -3,8 +3,8 @@
 As a program it is the child that checks, or what its argument says: `python -m tests.support.verify_device verify` is
 the command, `... choose` prints what a new process would use. MULTIMIX_TEST_FAULT plants faults in all processes:
 "fault:operator", several with commas. MULTIMIX_TEST_RUNS names the backend that stands for one of a GPU, or is
-"virtual 90": Triton's kernels as they are compiled for that architecture, on a virtual GPU. MULTIMIX_TEST_KINDS are the
-precisions.
+"virtual 90": Triton's kernels as they are compiled for that architecture, on a virtual GPU; or "virtual sm_90a":
+those of the CUDA backend. MULTIMIX_TEST_KINDS are the precisions.
 """
 
 import os
@@ -157,7 +157,12 @@ def _with_faults(name: str, operator):
 def install(put=setattr) -> None:
     """In this process: the device, its backend, and the child that checks it. `put` is like setattr."""
     backend = RUNS
-    if RUNS.startswith("virtual"):
+    if RUNS.startswith("virtual sm_"):
+        os.environ["MULTIMIX_PTX_TARGET"] = RUNS.split()[1]
+        from ..ptx.cuda import plugin  # noqa: F401  # puts the library in the place of the backend's
+
+        backend = "cuda"
+    elif RUNS.startswith("virtual"):
         from ..ptx.triton_driver import Machine, virtual_gpu
 
         _entered.enter_context(virtual_gpu(int(RUNS.split()[1]), Machine()))

@@ -10,6 +10,8 @@ import torch
 from multimix_kernels import backends
 from multimix_kernels.backends.verdicts import choice, store
 
+from ..ptx import machine
+from ..ptx.cuda import build
 from ..support.verify_device import BACKEND, FAULT
 from .conftest import run
 
@@ -98,6 +100,16 @@ def test_triton_on_the_virtual_gpu(architecture, simulated):
     """Its kernels as they are compiled pass."""
     virtual = {"MULTIMIX_TEST_RUNS": f"virtual {architecture}", "MULTIMIX_TEST_KINDS": "bfloat16"}
     done = run("verify", seconds=3600, MULTIMIX_TEST_SILENCE="1200", **virtual)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(build.missing() is not None, reason=f"the CUDA kernels: {build.missing()}")
+@pytest.mark.parametrize("target", [pytest.param("sm_80", marks=pytest.mark.slow), "sm_90a"])
+def test_cuda_on_the_virtual_gpu(target, simulated):
+    """Its kernels as nvcc's PTX pass."""
+    build.build(machine.build())
+    kinds = "bfloat16 float16 float32 tf32"
+    done = run("verify", seconds=900, MULTIMIX_TEST_RUNS=f"virtual {target}", MULTIMIX_TEST_KINDS=kinds)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

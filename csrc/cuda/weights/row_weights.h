@@ -29,13 +29,13 @@ MULTIMIX_DEVICE float sum_of(const Quad<float>& q) { return (q.x[0] + q.x[1]) + 
 // The least weight but zero as a float16 operand, so that it is seen times a mask.
 constexpr float kLeastHalfWeight = 0x1p-22f;
 
-// Rounds and stores; returns the rounded values.
+// Rounds and stores; returns the rounded values. Those above zero are `least` at least, in float16.
 template <Operand operand>
-MULTIMIX_DEVICE Quad<float> store_rounded(Element<operand>* row, int quad, Quad<float> values) {
+MULTIMIX_DEVICE Quad<float> store_rounded(Element<operand>* row, int quad, Quad<float> values, float least) {
   Quad<float> rounded;
   if constexpr (operand == Operand::kF16) {
 #pragma unroll
-    for (int k = 0; k < 4; ++k) values.x[k] = values.x[k] > 0 ? fmaxf(values.x[k], kLeastHalfWeight) : values.x[k];
+    for (int k = 0; k < 4; ++k) values.x[k] = values.x[k] > 0 ? fmaxf(values.x[k], least) : values.x[k];
   }
   if constexpr (sizeof(Element<operand>) == 2) {
     const uint2 bits{pack<Element<operand>>(values.x[0], values.x[1]),
@@ -162,6 +162,7 @@ struct RowWeights {
     R* from;
     Element<operand>* to;
     float* plain;  // or null
+    float least;   // zero where rows are the result, and no operand of a product
   };
 
   // The largest attention of all examples, or of a set.
@@ -203,7 +204,7 @@ struct RowWeights {
       const Quad<R> x = load_quad(row.from, quad);
       const Quad<float> mu = times(numbers(attend<factor>(x, quad, r), top), unit);
       if constexpr (layout == RowLayout::kAligned) {
-        rounded += sum_of(store_rounded<operand>(row.to, quad, mu));
+        rounded += sum_of(store_rounded<operand>(row.to, quad, mu, row.least));
         if (row.plain) store_quad(row.plain, quad, times_any(numbers(x, top), plain_unit));
       } else {
         store_quad(reinterpret_cast<float*>(row.from), quad, mu);
@@ -227,7 +228,8 @@ struct RowWeights {
                     k < valid ? pitch / 4 : 0,
                     raw + k * pitch,
                     to.at + int64_t(k) * to.pitch,
-                    to.plain ? to.plain + int64_t(k) * to.plain_pitch : nullptr};
+                    to.plain ? to.plain + int64_t(k) * to.plain_pitch : nullptr,
+                    to.inverse ? kLeastHalfWeight : 0.0f};
       float rounded;
       if (attention) {
         const float most = sets ? largest_attention(sets + k * (pitch / 4), row) : largest;
@@ -239,7 +241,7 @@ struct RowWeights {
         if (k >= count) continue;
 #pragma unroll 1
         for (int quad = row.quads + row.rank; quad < to.width / 4; quad += stride) {
-          store_rounded<operand>(row.to, quad, {});
+          store_rounded<operand>(row.to, quad, {}, 0);
           if (to.plain) store_quad(row.plain, quad, {});
         }
         if (to.inverse && row.rank == 0) to.inverse[k] = rounded == 0 ? 0.0f : __fdividef(1.0f, rounded);
