@@ -59,10 +59,11 @@ def operand(request):
     GPU.approximate_error, torch.backends.cuda.matmul.fp32_precision = 0.0, before
 
 
-def hold(name: str, arguments, operand: str) -> None:
+def hold(name: str, arguments, operand: str, total: bool = True) -> None:
     """An operator to float64, as near as plain PyTorch with products of the same operands; given the same weights.
 
-    But in float32, where those that the kernels divide by their sum once more differ by as much as is allowed.
+    But in float32, where those that the kernels divide by their sum once more differ by as much as is allowed. A total
+    is near by luck where errors of rows cancel: without `total` their losses have been held alone.
     """
     if operand == "fp32":
         compare(name, arguments, torch.float32)
@@ -73,7 +74,7 @@ def hold(name: str, arguments, operand: str) -> None:
         near = plain.evaluate(NAME, name, arguments)
     for k, (x, y, z) in enumerate(zip(found if isinstance(found, tuple) else (found,), exact, near, strict=True)):
         assert x.shape == y.shape == z.shape
-        if x.numel():
+        if x.numel() > (not total and k == 0):
             assert not x.isnan().any(), f"{name}: output {k}"
             assert_as_accurate(x, z, y.double(), f"{name}, output {k}")
 
@@ -176,4 +177,6 @@ def test_every_padded_shape(b, c, operand):
     if shapes.NVIDIA.mixed_small(b, c, operand) is None:
         pytest.skip("does not fit on chip")
     scores, _, y, _ = example(operand, b=b - 1, c=c - 3, n=20)
-    hold("mixed_cross_entropy", (scores, y, 0.1, -100, MEAN, True, False, None, None, *draw_of(20, b - 1)), operand)
+    rest = (True, False, None, None, *draw_of(20, b - 1))
+    hold("mixed_cross_entropy", (scores, y, 0.1, -100, NONE, *rest), operand)
+    hold("mixed_cross_entropy", (scores, y, 0.1, -100, MEAN, *rest), operand, total=False)
