@@ -10,7 +10,7 @@ TORCH_VERSION ?= 2.13.0
 CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 # How long it takes on two cores.
-DEMO_TIME := about 5 minutes, with ARGS=--quick under 1 minute
+DEMO_TIME := about 3 minutes, with ARGS=--quick under 1 minute
 TEST_TIME := 10 to 15 minutes
 
 LINUX := $(filter Linux,$(shell uname))
