@@ -5,6 +5,10 @@ import pytest
 from ..support import beside as processes
 
 
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.get_closest_marker("beside") is not None)  # what waits comes last
+
+
 def pytest_collection_finish(session):
     if not session.config.option.collectonly:
         processes.start(session.items)

@@ -41,8 +41,8 @@ def run(command: Sequence[str], folder: Path, environment: dict[str, str], secon
 
 
 def start(items: Sequence[pytest.Item]) -> None:
-    """What the tests that will run wait for, in their order."""
-    for item in items:
+    """What the tests that will run wait for; the last first, as those of Triton take longest."""
+    for item in reversed(items):
         mark = item.get_closest_marker("beside")
         if mark is not None and not any(skip.args[0] for skip in item.iter_markers("skipif")):
             _started[item.nodeid] = _pool.submit(*mark.args)
