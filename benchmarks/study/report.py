@@ -31,7 +31,13 @@ def sure(results: Results, case: Case, method: str) -> int:
 
 def render(study: Study) -> str:
     """Markdown: the sentence, the table, and how to read it."""
-    return "\n\n".join([sentence(study), table(study), _legend(study)])
+    parts = [sentence(study), table(study), _legend(study)]
+    if study.results.costs:
+        parts += [
+            "The mixing step alone over 7x7 locations, forward and backward from feature maps:",
+            costs_table(study),
+        ]
+    return "\n\n".join(parts)
 
 
 def table(study: Study) -> str:
@@ -51,6 +57,15 @@ def table(study: Study) -> str:
             f"{100 * mixing / step:.0f} %",
         ])  # fmt: skip
     return text.table(header, body, markdown=True)
+
+
+def costs_table(study: Study) -> str:
+    """A row for each backend, and for the order of the paper, with few and all examples mixed; a column for each n."""
+    costs = study.results.costs
+    found = {(cost.peer, cost.n): text.duration(cost.seconds) for cost in costs}
+    sizes, peers = (list(dict.fromkeys(of)) for of in ((cost.n for cost in costs), (cost.peer for cost in costs)))
+    body = [[peer, *(found.get((peer, n), "-") for n in sizes)] for peer in peers]
+    return text.table(["", *(f"n = {text.number(n)}" for n in sizes)], body, markdown=True)
 
 
 def sentence(study: Study) -> str:
@@ -89,7 +104,6 @@ def _accuracy(results: Results, case: Case, method: str) -> str:
 def _legend(study: Study) -> str:
     rates = {m: study.learning_rate(m) for m in study.search}
     chosen = "; ".join(f"{label(m)} {rate:g}" for m, rate in rates.items())
-    costs = ", ".join(f"{cost.peer}: {text.duration(cost.seconds)}" for cost in study.results.costs)
     seeds = {case: len({run.seed for run in study.results.of(case, "plain")}) for case in study.results.cases()}
     steps = {case[0]: study.results.of(case)[0].curve[-1][0] for case in study.results.cases()}
     of = study.provenance
@@ -101,7 +115,6 @@ def _legend(study: Study) -> str:
         "first training set. mixing: the part of a step that the loss from feature maps takes.",
         f"Each method trains with the learning rate of {', '.join(f'{r:g}' for r in LEARNING_RATES)} that was best on "
         f"a validation split with one seed: {chosen}." if chosen else "",
-        f"The mixing step alone, {study.settings.n} mixtures over 7x7 locations: {costs}." if costs else "",
         "X / Y: X on half of the steps, Y on the others.",
         f"{of.get('device_name', 'unknown')}; torch {of.get('torch')}; backend {of.get('backend')!r}; "
         f"{of.get('date', '')[:10]}." if of else "",

@@ -18,6 +18,7 @@ from benchmarks.demo import data, idx, measures, train
 from benchmarks.demo.augment import REACH, augment
 from benchmarks.demo.methods import Mixing
 from benchmarks.demo.models import build
+from benchmarks.demo.results import Cost
 from benchmarks.demo.settings import Settings
 from benchmarks.demo.variants import find_method
 from benchmarks.files import marks
@@ -223,3 +224,13 @@ def test_the_sentence_follows_from_the_figures():
     worse = made_study({"plain": plain, DENSE_PAIRS: [a - 0.02 - 0.001 * k for k, a in enumerate(plain)]})
     assert "-2.2 points and surely below" in report.sentence(worse)
     assert "No method is surely above plain on every training set." in report.sentence(worse)
+
+
+def test_costs_have_a_column_for_each_n():
+    study = made_study({"plain": [0.8]})
+    peers = ("paper, m = 2", "cpu, m = 2")
+    study.results.costs = [Cost(peer, n, n * 1.5e-6, 0) for n in (1000, 100_000) for peer in peers[: 1 + (n == 1000)]]
+    lines = report.render(study).splitlines()[-4:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    assert cells[0] == ["", "n = 1000", "n = 10⁵"]
+    assert cells[2:] == [["paper, m = 2", "1.50 ms", "150 ms"], ["cpu, m = 2", "1.50 ms", "-"]]
