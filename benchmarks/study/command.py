@@ -12,7 +12,7 @@ from .experiments import experiments
 from .jobs import Study, conduct, total_steps
 
 INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
-EVALUATIONS = 2  # of the test set in each run: it is ten times the training set
+EVALUATIONS = 1  # of the test set in each run, at its end: it is ten times the training set
 
 
 def study(data: Dataset, settings: Settings, out: Path, quick: bool = False) -> int:
