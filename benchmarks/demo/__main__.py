@@ -32,6 +32,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--study", action="store_true",
                    help="with --data: the comparison of methods and the ablations, about two hours of two cores; one "
                         "that was cut short goes on where its file in --out ends")  # fmt: skip
+    p.add_argument("--workers", type=_positive, default=1,
+                   help="with --study: processes that train beside each other on their shares of the threads")  # fmt: skip
     p.add_argument("--image-size", type=int, default=32, help="to which the images of --data are resized")
     p.add_argument("--train-examples", type=int, nargs="+", help="training sizes, in place of each data set's own")
     p.add_argument("--methods", nargs="+", type=_method, default=list(DEFAULT), metavar="METHOD",
@@ -74,7 +76,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(compare(data.subset(examples, 0).to(settings.device), methods, args.compare_backends, settings))
         return 0
     if args.study:
-        return study(cases[0][0], replace(settings, augment=True), args.out, args.quick)
+        return study(cases[0][0], replace(settings, augment=True), args.out, args.quick, args.workers)
     return demonstrate(cases, args.methods, settings, args.out, SIZES_OF_COST[: 2 if args.quick else None])
 
 

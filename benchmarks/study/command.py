@@ -15,7 +15,7 @@ INTERRUPTED = 130  # the exit status of a program that Ctrl-C ended
 EVALUATIONS = 1  # of the test set in each run, at its end: it is ten times the training set
 
 
-def study(data: Dataset, settings: Settings, out: Path, quick: bool = False) -> int:
+def study(data: Dataset, settings: Settings, out: Path, quick: bool = False, workers: int = 1) -> int:
     """Searches, trains, measures and reports; returns the exit status.
 
     Args:
@@ -23,6 +23,7 @@ def study(data: Dataset, settings: Settings, out: Path, quick: bool = False) -> 
         settings: of every run; steps and learning rate are the study's own.
         out: directory for study.json, study.md and study.png. Runs in study.json are not made again.
         quick: a few steps of a few methods.
+        workers: processes that train beside each other, each on its share of the threads.
 
     Raises:
         ValueError: study.json is of other settings.
@@ -36,7 +37,7 @@ def study(data: Dataset, settings: Settings, out: Path, quick: bool = False) -> 
     status = 0
     try:
         with Progress(total_steps(planned), unit="step") as progress:
-            conduct(data, made, planned, file, progress.say, progress.advance)
+            conduct(data, made, planned, file, progress.say, progress.advance, workers)
             if not made.results.costs:
                 made.results.costs = [
                     cost for n in (settings.n, 100 * settings.n) for cost in costs(n, settings.device)

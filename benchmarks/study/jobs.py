@@ -15,6 +15,7 @@ from ..demo.variants import find_method
 from ..files import write_json
 from ..system import provenance
 from .experiments import LEARNING_RATES, Experiment, family
+from .workers import each
 
 VALIDATION = 10_000  # training examples put aside while learning rates are searched
 SEARCH_SEED = 1000  # apart from those of the comparison
@@ -27,6 +28,7 @@ class Study:
     settings: Settings
     search: dict[str, dict[str, float]] = field(default_factory=dict)  # method: learning rate: validation accuracy
     provenance: dict = field(default_factory=dict)
+    workers: int = 1  # that run at a time
     results: Results = field(init=False)
 
     def __post_init__(self) -> None:
@@ -37,10 +39,14 @@ class Study:
         tried = self.search.get(family(method), {})
         return float(max(tried, key=lambda rate: tried[rate])) if tried else self.settings.learning_rate
 
+    def run_settings(self, experiment: Experiment, method: str) -> Settings:
+        """Of one run."""
+        return replace(self.settings, steps=experiment.steps, learning_rate=self.learning_rate(method))
+
     def save(self, path: Path) -> None:
         """Writes all of it; a reader sees the old file or the new one."""
         made = provenance(torch.device(self.settings.device))
-        self.provenance = made | {"backend": backend_name(self.settings)}
+        self.provenance = made | {"backend": backend_name(self.settings), "workers": self.workers}
         write_json(path, {
             "provenance": self.provenance,
             "settings": asdict(self.settings),
@@ -73,15 +79,20 @@ def conduct(
     file: Path,
     say: Callable[[str], object],
     advance: Callable[[int], object],
+    workers: int = 1,
 ) -> None:
-    """The search, then every run; the file is written after each."""
-    _search(data, study, experiments[0], file, say, advance)
+    """The search, then every run, `workers` of them at a time; the file is written after each."""
+    study.workers = workers
+    _search(data, study, experiments[0], file, say, advance, workers)
     done = {(run.dataset, run.method, run.seed) for run in study.results.runs}
-    for experiment, method, seed in runs(experiments):
-        if (experiment.title, method, seed) not in done:
-            say(f"{experiment.title}: {find_method(method).label}, seed {seed}")
-            study.results.runs.append(_run(data, study, experiment, method, seed))
-            study.save(file)
+    wanted = runs(experiments)
+    missing = [(e, method, seed) for e, method, seed in wanted if (e.title, method, seed) not in done]
+    advance(sum(e.steps for e, _, _ in wanted) - sum(e.steps for e, _, _ in missing))
+    tasks = [(study.run_settings(e, method), e, method, seed) for e, method, seed in missing]
+    for (_, experiment, method, seed), run in each(_run, data, tasks, workers):
+        study.results.runs.append(run)
+        study.save(file)
+        say(f"{experiment.title}: {find_method(method).label}, seed {seed}: {100 * run.accuracy:.1f} %")
         advance(experiment.steps)
 
 
@@ -92,20 +103,23 @@ def _search(
     file: Path,
     say: Callable[[str], object],
     advance: Callable[[int], object],
+    workers: int,
 ) -> None:
     """Each method of the first experiment with each learning rate: validation accuracy after training with one seed."""
     aside = data.validation(min(VALIDATION, len(data.y) // 4))
     aside = aside.subset(first.examples or len(aside.y), SEARCH_SEED).to(study.settings.device)
-    settings = replace(study.settings, steps=first.steps, evaluations=1)
-    for method in first.methods:
-        tried = study.search.setdefault(method, {})
-        for rate in LEARNING_RATES:
-            if str(rate) not in tried:
-                say(f"search: {find_method(method).label}, learning rate {rate:g}")
-                trained = train(aside, find_method(method), SEARCH_SEED, replace(settings, learning_rate=rate))
-                tried[str(rate)] = trained.curve[-1][1]
-                study.save(file)
-            advance(first.steps)
+    wanted = [(method, rate) for method in first.methods for rate in LEARNING_RATES]
+    tasks = [
+        (replace(study.settings, steps=first.steps, evaluations=1, learning_rate=rate), method)
+        for method, rate in wanted
+        if str(rate) not in study.search.setdefault(method, {})
+    ]
+    advance(first.steps * (len(wanted) - len(tasks)))
+    for (settings, method), accuracy in each(_try, aside, tasks, workers):
+        study.search[method][str(settings.learning_rate)] = accuracy
+        study.save(file)
+        say(f"search: {find_method(method).label}, learning rate {settings.learning_rate:g}: {100 * accuracy:.1f} %")
+        advance(first.steps)
 
 
 def total_steps(experiments: tuple[Experiment, ...]) -> int:
@@ -114,8 +128,11 @@ def total_steps(experiments: tuple[Experiment, ...]) -> int:
     return search + sum(experiment.steps for experiment, _, _ in runs(experiments))
 
 
-def _run(data: Dataset, study: Study, experiment: Experiment, method: str, seed: int) -> Run:
-    settings = replace(study.settings, steps=experiment.steps, learning_rate=study.learning_rate(method))
+def _try(aside: Dataset, settings: Settings, method: str) -> float:
+    return train(aside, find_method(method), SEARCH_SEED, settings).curve[-1][1]
+
+
+def _run(data: Dataset, settings: Settings, experiment: Experiment, method: str, seed: int) -> Run:
     chosen = data.subset(experiment.examples or len(data.y), seed)
     if experiment.wrong_labels:
         chosen = chosen.mislabelled(experiment.wrong_labels, seed)

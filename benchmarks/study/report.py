@@ -117,6 +117,7 @@ def _legend(study: Study) -> str:
         f"a validation split with one seed: {chosen}." if chosen else "",
         "X / Y: X on half of the steps, Y on the others.",
         f"{of.get('device_name', 'unknown')}; torch {of.get('torch')}; backend {of.get('backend')!r}; "
+        f"{of.get('workers', 1)} at a time; "
         f"{of.get('date', '')[:10]}." if of else "",
     ]  # fmt: skip
     return " ".join(part for part in told if part)
