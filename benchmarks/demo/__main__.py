@@ -33,7 +33,7 @@ def parser() -> argparse.ArgumentParser:
                    help="with --data: the comparison of methods and the ablations, about two hours of two cores; one "
                         "that was cut short goes on where its file in --out ends")  # fmt: skip
     p.add_argument("--workers", type=_positive, default=1,
-                   help="with --study: processes that train beside each other on their shares of the threads")  # fmt: skip
+                   help="with --study: runs at a time, each on its share of the threads")  # fmt: skip
     p.add_argument("--image-size", type=int, default=32, help="to which the images of --data are resized")
     p.add_argument("--train-examples", type=int, nargs="+", help="training sizes, in place of each data set's own")
     p.add_argument("--methods", nargs="+", type=_method, default=list(DEFAULT), metavar="METHOD",
