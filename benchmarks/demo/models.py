@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from multimix_kernels import MultiMixHead
 
 WIDTH = 48
-RESIDUAL = (16, 32, 64)  # channels of the residual network's stages
+RESIDUAL = (24, 48, 48)  # channels of the residual network's stages
 LARGE = 20  # pixels from which on images get the residual network
 
 
@@ -49,22 +49,25 @@ def build(channels: int, spatial: tuple[int, ...], classes: int, seed: int) -> N
 
 
 def residual(channels: int, classes: int, seed: int) -> Network:
-    """A residual network whose feature map is a quarter of the image: 7x7 of 28x28 (He et al., CVPR 2016)."""
+    """A residual network whose feature map is a quarter of the image: 7x7 of 28x28 (He et al., CVPR 2016).
+
+    Each location sees 31x31 pixels, so all of a small image: Dense MultiMix asks every one of them for the class.
+    """
     first, second, last = RESIDUAL
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        stages = [_stage(2, channels, first, 1), _Residual(first, second), _Residual(second, last)]
+        stages = [_stage(2, channels, first, 2), _Residual(first, second, 2), _Residual(second, last, 1)]
         return Network(nn.Sequential(*stages), MultiMixHead(last, classes, dense=True))
 
 
 class _Residual(nn.Module):
-    """Two convolutions, the first of which halves, and a projection past them."""
+    """Two convolutions, the first of which may halve, and a projection past them."""
 
-    def __init__(self, inputs: int, outputs: int) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.first = _stage(2, inputs, outputs, 2)
+        self.first = _stage(2, inputs, outputs, stride)
         self.second = nn.Sequential(nn.Conv2d(outputs, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs))
-        self.past = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs))
+        self.past = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.second(self.first(x)) + self.past(x))

@@ -3,11 +3,12 @@
 import torch
 
 from ..cases import Case, make_problem
+from ..demo.models import RESIDUAL
 from ..demo.results import Cost
 from ..speed.peers import all_peers, missing_reason
 from ..speed.timing import Budget, measure
 
-CASE = Case("dense-7x7", "dense, 7x7: the study's network", 128, 64, 10, (7, 7))
+CASE = Case("dense-7x7", "dense, 7x7: the study's network", 128, RESIDUAL[-1], 10, (7, 7))
 BUDGET = Budget(1.0, 3, 30)
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 M = 2

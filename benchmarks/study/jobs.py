@@ -105,10 +105,10 @@ def _search(
     advance: Callable[[int], object],
     workers: int,
 ) -> None:
-    """Each method of the first experiment with each learning rate: validation accuracy after training with one seed."""
+    """Each family of the first experiment with each learning rate: validation accuracy after training, one seed."""
     aside = data.validation(min(VALIDATION, len(data.y) // 4))
     aside = aside.subset(first.examples or len(aside.y), SEARCH_SEED).to(study.settings.device)
-    wanted = [(method, rate) for method in first.methods for rate in LEARNING_RATES]
+    wanted = [(m, rate) for m in dict.fromkeys(map(family, first.methods)) for rate in LEARNING_RATES]
     tasks = [
         (replace(study.settings, steps=first.steps, evaluations=1, learning_rate=rate), method)
         for method, rate in wanted
@@ -124,7 +124,7 @@ def _search(
 
 def total_steps(experiments: tuple[Experiment, ...]) -> int:
     """Steps of the whole study."""
-    search = len(experiments[0].methods) * len(LEARNING_RATES) * experiments[0].steps
+    search = len(set(map(family, experiments[0].methods))) * len(LEARNING_RATES) * experiments[0].steps
     return search + sum(experiment.steps for experiment, _, _ in runs(experiments))
 
 

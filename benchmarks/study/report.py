@@ -114,7 +114,8 @@ def _legend(study: Study) -> str:
         "error), test images with noise and shifted, alignment and uniformity of embeddings, and times are of the "
         "first training set. mixing: the part of a step that the loss from feature maps takes.",
         f"Each method trains with the learning rate of {', '.join(f'{r:g}' for r in LEARNING_RATES)} that was best on "
-        f"a validation split with one seed: {chosen}." if chosen else "",
+        f"a validation split with one seed, others with few examples in a mixture with that of m = 2: {chosen}."
+        if chosen else "",
         "X / Y: X on half of the steps, Y on the others.",
         f"{of.get('device_name', 'unknown')}; torch {of.get('torch')}; backend {of.get('backend')!r}; "
         f"{of.get('workers', 1)} at a time; "

@@ -1,7 +1,9 @@
 """Processes that train beside each other, each on its share of the threads: small networks gain little from several."""
 
 import multiprocessing
+import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from typing import Any
@@ -34,9 +36,18 @@ def each(function: Callable, shared: Any, tasks: Sequence[tuple], workers: int) 
 
 
 def _begin(shared: Any, threads: int) -> None:
+    threading.Thread(target=_end_with_the_first, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the first process ends the others
     torch.set_num_threads(threads)
     _shared[:] = [shared]
+
+
+def _end_with_the_first() -> None:
+    """However the first process ends: what waits in the queue would go on for long."""
+    first = multiprocessing.parent_process()
+    if first is not None:
+        first.join()
+        os._exit(1)
 
 
 def _run(function: Callable, task: tuple) -> Any:
