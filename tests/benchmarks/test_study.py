@@ -4,6 +4,8 @@
 
 import gzip
 import json
+import multiprocessing
+import time
 from dataclasses import replace
 
 import pytest
@@ -23,7 +25,7 @@ from benchmarks.demo.settings import Settings
 from benchmarks.demo.variants import find_method
 from benchmarks.files import marks
 from benchmarks.study import command as study_command
-from benchmarks.study import experiments, jobs, report
+from benchmarks.study import experiments, jobs, report, workers
 from benchmarks.study.experiments import ABLATIONS, DENSE_PAIRS, METHODS, PAIRS
 
 SMALL = Settings(steps=4, batch_size=16, n=98, backend="reference", augment=True)
@@ -101,8 +103,8 @@ def test_augmentation_flips_and_shifts_whole_images():
 
 def test_the_residual_network_has_a_feature_map_of_a_quarter():
     model = build(1, (28, 28), 10, seed=0)
-    assert model.features(torch.zeros(2, 1, 28, 28)).shape == (2, 64, 7, 7)
-    assert build(3, (32, 32), 10, seed=0).features(torch.zeros(2, 3, 32, 32)).shape == (2, 64, 8, 8)
+    assert model.features(torch.zeros(2, 1, 28, 28)).shape == (2, 48, 7, 7)
+    assert build(3, (32, 32), 10, seed=0).features(torch.zeros(2, 3, 32, 32)).shape == (2, 48, 8, 8)
 
 
 def test_calibration_by_hand():
@@ -185,6 +187,41 @@ def test_a_study_is_cut_short_and_goes_on(images, tmp_path, monkeypatch, capsys)
     assert (tmp_path / "study.png").stat().st_size > 10_000
     with pytest.raises(ValueError, match="a study with other settings"):
         study_command.study(images, replace(SMALL, n=50), tmp_path, quick=True)
+
+
+def test_each_location_sees_the_whole_image():
+    model = build(1, (28, 28), 10, seed=0).eval()
+    x = torch.randn(1, 1, 28, 28, requires_grad=True)
+    (seen,) = torch.autograd.grad(model.features(x)[0, :, 3, 3].square().sum(), x)
+    assert (seen.abs().amax((0, 1)) > 0).nonzero().amin(0).tolist() == [0, 0]
+    assert (seen.abs().amax((0, 1)) > 0).nonzero().amax(0).tolist() == [27, 27]
+
+
+def test_runs_beside_each_other_are_the_same_runs(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(study_command, "costs", lambda n, device: [])
+    for workers in (1, 2):
+        assert study_command.study(images, SMALL, tmp_path / str(workers), quick=True, workers=workers) == 0
+    alone, beside = (json.loads((tmp_path / str(w) / "study.json").read_text()) for w in (1, 2))
+    accuracies = [{(r["dataset"], r["method"], r["seed"]): r["accuracy"] for r in s["runs"]} for s in (alone, beside)]
+    assert accuracies[0] == accuracies[1]
+    assert (alone["search"], beside["provenance"]["workers"]) == (beside["search"], 2)
+    assert not multiprocessing.active_children()
+
+
+def _fail(shared, number):
+    if number == 1:
+        raise ValueError("of a task")
+    time.sleep(30)
+
+
+def test_an_error_of_a_run_ends_the_others():
+    started = time.monotonic()
+    with pytest.raises(ValueError, match="of a task"):
+        list(workers.each(_fail, None, [(0,), (1,), (2,)], 2))
+    for process in multiprocessing.active_children():
+        process.join(10)
+    assert time.monotonic() - started < 28
+    assert not multiprocessing.active_children()
 
 
 def test_the_readme_shows_the_newest_study(tmp_path):
