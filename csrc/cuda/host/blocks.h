@@ -8,7 +8,7 @@
 
 namespace multimix {
 
-constexpr int64_t kPartialBytes = 12 << 20;  // partial sums of gradients
+constexpr int64_t kPartialBytes = 17 << 20;  // partial sums of gradients
 
 // sample.cu: bytes of the weights of a block, 16 MiB, which tests make small; and drawing them.
 int64_t scratch_bytes();

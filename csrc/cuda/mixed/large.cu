@@ -8,7 +8,7 @@
 //   dM     = (T softmax - M Y) S^T + (lse - M S) Y^T
 //
 // Cost per row, in products of 2 b c operations: normaliser 1 (2 by class), losses b / c (none by class), gradient
-// 2 + 2 b / c up to 128 examples, otherwise 3, and 2 more for attention. Extra memory: 16 MiB of weights, 12 MiB of
+// 2 + 2 b / c up to 128 examples, otherwise 3, and 2 more for attention. Extra memory: 16 MiB of weights, 17 MiB of
 // partial sums (or one sum of b by c, if that is more), 16 MiB of differences, and the packed scores of some locations.
 #include <vector>
 

@@ -103,9 +103,9 @@ __global__ void __launch_bounds__(kThreads)
         chunks * depths,
         [&](int, int buffer) {
           T* stage = stages + buffer * 2 * S::kAlongSize;
-          copy_rows<kTile, S::kDepth, kThreads>(stage, S::kAlong, weights, row, load_depth, SameRow{});
-          copy_rows<kTile, S::kDepth, kThreads>(stage + S::kAlongSize, S::kAlong, scores, load_example, load_depth,
-                                                job.labels);
+          copy_rows<kTile, S::kDepth, kThreads>(stage, S::kAlong, weights, row, load_depth);
+          copy_label_rows<kTile, S::kDepth, kThreads>(stage + S::kAlongSize, S::kAlong, scores, job.labels,
+                                                      load_example, load_depth);
           if (load_depth == 0) load_examples(load_example, load_chunk & 1);
           load_depth += S::kDepth;
           if (load_depth >= width) load_depth = 0, load_example += kTile, ++load_chunk;
