@@ -119,8 +119,12 @@ MULTIMIX_DEVICE void load_matrices_transposed(uint32_t (&r)[4], const void* row)
                : "memory");
 }
 
-// Starts a copy of 16 bytes to shared memory, of which the first `bytes` are read and the others zero.
-MULTIMIX_DEVICE void copy_async(void* shared, const void* global, int bytes = 16) {
+// Starts a copy of 16 bytes to shared memory.
+MULTIMIX_DEVICE void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(shared_address(shared)), "l"(global) : "memory");
+}
+// The same, of which the first `bytes` are read and the others zero.
+MULTIMIX_DEVICE void copy_async(void* shared, const void* global, int bytes) {
   asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(shared)), "l"(global), "r"(bytes)
                : "memory");
 }

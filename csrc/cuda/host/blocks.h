@@ -8,13 +8,10 @@
 
 namespace multimix {
 
-#ifndef MULTIMIX_SCRATCH_BYTES
-#define MULTIMIX_SCRATCH_BYTES (16 << 20)
-#endif
-constexpr int64_t kScratchBytes = MULTIMIX_SCRATCH_BYTES;  // tests make it small
-constexpr int64_t kPartialBytes = 12 << 20;                // partial sums of gradients
+constexpr int64_t kPartialBytes = 17 << 20;  // partial sums of gradients
 
-// sample.cu: draws the weights of a block.
+// sample.cu: bytes of the weights of a block, 16 MiB, which tests make small; and drawing them.
+int64_t scratch_bytes();
 void draw_block(const Context& context, const Draw& draw, Operand operand, const Block& block);
 
 inline int64_t element_bytes(Operand operand) { return operand == Operand::kBF16 || operand == Operand::kF16 ? 2 : 4; }
@@ -26,7 +23,7 @@ void for_each_block(const Context& context, const Draw& draw, Operand operand, b
                     Work work) {
   const int width = round_up(draw.b, 16);
   const int64_t row_bytes = width * element_bytes(operand) + 12 + (attention ? 8 * width : 0);
-  const int64_t budget = std::max<int64_t>(1, kScratchBytes / (row_bytes * kRowTile));
+  const int64_t budget = std::max<int64_t>(1, scratch_bytes() / (row_bytes * kRowTile));
   const int chunk = int(std::min(ceil_div(draw.n, kRowTile), budget)) * kRowTile;
   const int places = int(std::max<int64_t>(1, std::min({int64_t(draw.r), most_places, budget * kRowTile / chunk})));
   const int64_t count = int64_t(places) * chunk;

@@ -23,6 +23,7 @@ class Call {
   // On the device of `like`, which every other operand has to share.
   explicit Call(const Tensor& like) : like_(like), device_(like) {
     context.stream = device_.stream();
+    context.device = device_.index;
     context.processors = device_.attribute(Device::kProcessors);
     context.shared_limit = size_t(device_.attribute(Device::kSharedMemory));
     context.memory = [this](size_t bytes) {

@@ -11,6 +11,7 @@ namespace multimix {
 
 struct Context {
   void* stream = nullptr;
+  int device = 0;
   int processors = 1;                         // multiprocessors of the device
   size_t shared_limit = 48 << 10;             // bytes of shared memory that one block may ask for
   std::function<void*(size_t bytes)> memory;  // device memory until the call ends, aligned to 256 bytes, uninitialised

@@ -43,9 +43,9 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads, resident_
       [&](int s, int buffer) {
         const int row = (begin + s) * S::kDepth;
         T* stage = stages + buffer * 2 * S::kAcrossSize;
-        copy_rows<S::kDepth, kTile, Shape::kThreads>(stage, S::kAcross, delta, row, tile_class, SameRow{});
+        copy_rows<S::kDepth, kTile, Shape::kThreads>(stage, S::kAcross, delta, row, tile_class);
         copy_rows<S::kDepth, kTile, Shape::kThreads>(stage + S::kAcrossSize, S::kAcross, weights, from.first_row + row,
-                                                     example, SameRow{});
+                                                     example);
       },
       [&](int, int buffer) {
         const T* stage = stages + buffer * 2 * S::kAcrossSize;

@@ -49,16 +49,16 @@ struct MixClasses {
   // Starts the copies of a stage: classes from `column` on, examples from `depth` on.
   MULTIMIX_DEVICE void load(int buffer, int column, int depth) const {
     T* stage = stages + buffer * kStage;
-    copy_rows<kTile, S::kDepth, kThreads>(stage, S::kAlong, scores, column, depth, SameRow{});
+    copy_rows<kTile, S::kDepth, kThreads>(stage, S::kAlong, scores, column, depth);
     if constexpr (with_targets) {
       T* across = stage + S::kAlongSize;
       if (labels.labels != nullptr)
         write_ones<operand, S::kDepth, kTile, kThreads>(across, S::kAcross, labels, depth, column);
       else
-        copy_rows<S::kDepth, kTile, kThreads>(across, S::kAcross, targets, depth, column, SameRow{});
+        copy_rows<S::kDepth, kTile, kThreads>(across, S::kAcross, targets, depth, column);
     }
     if (!resident)
-      copy_rows<Shape::kRows, S::kDepth, kThreads>(own + buffer * kWeights, S::kAlong, weights, row, depth, SameRow{});
+      copy_rows<Shape::kRows, S::kDepth, kThreads>(own + buffer * kWeights, S::kAlong, weights, row, depth);
   }
 
   // Adds a stage's products; true at the last.

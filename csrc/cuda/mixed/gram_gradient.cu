@@ -161,8 +161,7 @@ __global__ void __launch_bounds__(GradientShape<operand, kWide>::kThreads, 2)
   T* score_tile = buffers + (Shape::kInRegisters ? 0 : 2 * kRows * kPitch);  // (kClasses, kScorePitch)
   RowState* states = reinterpret_cast<RowState*>(buffers + 2 * kRows * kPitch + Shape::kScoreSize);  // (2, kRows)
 
-  copy_rows<Shape::kClasses, kWide, kThreads>(score_tile, Shape::kScorePitch, job.score_rows<T>(place), first_class, 0,
-                                              SameRow{});
+  copy_rows<Shape::kClasses, kWide, kThreads>(score_tile, Shape::kScorePitch, job.score_rows<T>(place), first_class, 0);
   commit_copies();
   wait_copies<0>();
   __syncthreads();
@@ -174,8 +173,7 @@ __global__ void __launch_bounds__(GradientShape<operand, kWide>::kThreads, 2)
   const int beyond = job.gram - first_class - warp_class;  // classes from here on are rows of the identity
   const auto fetch = [&](int s, int buffer) {
     const int row = (split + s * splits) * kRows;
-    copy_rows<kRows, kWide, kThreads>(buffers + buffer * kRows * kPitch, kPitch, job.weights<T>(place), row, 0,
-                                      SameRow{});
+    copy_rows<kRows, kWide, kThreads>(buffers + buffer * kRows * kPitch, kPitch, job.weights<T>(place), row, 0);
     const RowState* from = job.state + int64_t(place) * job.block.stored + row;
     if (threadIdx.x < kRows) copy_async(states + buffer * kRows + threadIdx.x, from + threadIdx.x);
   };

@@ -39,13 +39,13 @@ __global__ void __launch_bounds__(TileShape<operand, false>::kThreads)
         T* left = stages + buffer * 2 * S::kAlongSize;
         T* right = left + S::kAlongSize;
         const Matrix<T> difference{s < depths ? delta : entropy, 0, from.span, from.rows, from.span};
-        copy_rows<kTile, S::kDepth, kThreads>(left, S::kAlong, difference, row, depth, SameRow{});
+        copy_rows<kTile, S::kDepth, kThreads>(left, S::kAlong, difference, row, depth);
         if (s < depths)
-          copy_rows<S::kDepth, kTile, kThreads>(right, S::kAcross, scores, column, example, SameRow{});
+          copy_rows<S::kDepth, kTile, kThreads>(right, S::kAcross, scores, column, example);
         else if (job.labels.labels != nullptr)
           write_ones<operand, kTile, S::kDepth, kThreads>(right, S::kAlong, job.labels, example, column);
         else
-          copy_rows<kTile, S::kDepth, kThreads>(right, S::kAlong, targets, example, column, SameRow{});
+          copy_rows<kTile, S::kDepth, kThreads>(right, S::kAlong, targets, example, column);
       },
       [&](int s, int buffer) {
         const T* left = stages + buffer * 2 * S::kAlongSize;

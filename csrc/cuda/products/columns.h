@@ -77,8 +77,8 @@ __global__ void __launch_bounds__(kBlockThreads, 2) mix_columns_kernel(MixColumn
       int load_column = task.first * kShape.columns, load_depth = 0;
       const auto load = [&](int s, int stage) {
         if (!resident || s < steps)
-          copy_rows<kShape.rows, kShape.depth, kBlockThreads, true>(
-              weights_tiles + (resident ? s : stage) * kWeightsSize, Tile::kAlong, task.weights, 0, load_depth);
+          copy_rows<kShape.rows, kShape.depth, kBlockThreads>(weights_tiles + (resident ? s : stage) * kWeightsSize,
+                                                              Tile::kAlong, task.weights, 0, load_depth);
         copy_rows<kShape.depth, kShape.columns, kBlockThreads>(values_tiles + stage * kValuesSize, Tile::kAcrossColumns,
                                                                task.values, load_depth, load_column);
         load_depth += kShape.depth;

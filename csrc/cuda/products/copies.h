@@ -21,11 +21,6 @@ struct Matrix {
   MULTIMIX_DEVICE Matrix at(int64_t index) const { return {data + index * place, place, pitch, rows, columns, skip}; }
 };
 
-// Which row of a matrix a tile's row is.
-struct SameRow {
-  MULTIMIX_DEVICE int operator()(int row) const { return row; }
-};
-
 // The row of each example's label; none if it has no class.
 struct LabelRow {
   const int64_t* labels;
@@ -49,22 +44,43 @@ struct Pieces {
   static MULTIMIX_DEVICE int column() { return int(threadIdx.x % kAcross) * kVector; }
 };
 
-// Starts the copy of a tile (height, width) from (first_row, first_column) on. `whole`: all its rows exist.
-template <int height, int width, int threads, bool whole = false, class T, class RowOf = SameRow>
-MULTIMIX_DEVICE void copy_rows(T* tile, int tile_pitch, const Matrix<T>& from, int first_row, int first_column,
-                               RowOf row_of = {}) {
+// Starts the copy of a tile (height, width) from (first_row, first_column) on. Where the whole tile exists, a piece is
+// a copy and a step of its address; at the edges it is compared too.
+template <int height, int width, int threads, class T>
+MULTIMIX_DEVICE void copy_rows(T* tile, int tile_pitch, const Matrix<T>& from, int first_row, int first_column) {
   using Own = Pieces<T, height, width, threads>;
-  const int row = Own::row(), column = Own::column();
-  const int left = min(max(from.columns - first_column - column, 0), Own::kVector) * int(sizeof(T));
-  const T* source = from.data + (left > 0 ? first_column + column : 0);
-  constexpr int kUnroll = whole || Own::kCount <= 2 ? Own::kCount : 1;  // comparisons of more rows make long code
+  const int row = first_row + Own::row(), column = first_column + Own::column();
+  const T* source = from.data + int64_t(row) * from.pitch + column;
+  const int64_t step = int64_t(Own::kStep) * from.pitch;
+  tile += Own::row() * tile_pitch + Own::column();
+  if (first_row + height <= from.rows && first_column + width <= from.columns && from.skip == nullptr) {
+#pragma unroll
+    for (int k = 0; k < Own::kCount; ++k, source += step) copy_async(tile + k * Own::kStep * tile_pitch, source);
+    return;
+  }
+  const int left = min(max(from.columns - column, 0), Own::kVector) * int(sizeof(T));
+  constexpr int kUnroll = Own::kCount <= 2 ? Own::kCount : 1;  // comparisons of more rows make long code
 #pragma unroll kUnroll
+  for (int k = 0; k < Own::kCount; ++k, source += step) {
+    const int at = row + k * Own::kStep;
+    const bool inside = at < from.rows && !(from.skip != nullptr && from.skip[at]);
+    copy_async(tile + k * Own::kStep * tile_pitch, source, inside ? left : 0);  // of none no address is read
+  }
+}
+
+// The same of the rows of the labels of the examples from `first` on; zeros for an example that has no class.
+template <int height, int width, int threads, class T>
+MULTIMIX_DEVICE void copy_label_rows(T* tile, int tile_pitch, const Matrix<T>& from, const LabelRow& labels, int first,
+                                     int first_column) {
+  using Own = Pieces<T, height, width, threads>;
+  const int column = first_column + Own::column();
+  const int left = min(max(from.columns - column, 0), Own::kVector) * int(sizeof(T));
+  tile += Own::row() * tile_pitch + Own::column();
+#pragma unroll 1
   for (int k = 0; k < Own::kCount; ++k) {
-    const int at = row_of(first_row + row + k * Own::kStep);
-    bool inside = whole || unsigned(at) < unsigned(from.rows);
-    if (!whole && from.skip) inside = inside && !from.skip[at];
-    copy_async(tile + (row + k * Own::kStep) * tile_pitch + column, inside ? source + int64_t(at) * from.pitch : source,
-               inside ? left : 0);
+    const int at = labels(first + Own::row() + k * Own::kStep);
+    copy_async(tile + k * Own::kStep * tile_pitch, from.data + int64_t(max(at, 0)) * from.pitch + column,
+               at < 0 ? 0 : left);
   }
 }
 

@@ -86,6 +86,8 @@ void sample(const Context& context, const Draw& draw, DType dtype, void* weights
   sample(context, operand, SampleJob{draw, 0, draw.r, 0, draw.n, draw.b, weights, nullptr, nullptr});
 }
 
+int64_t scratch_bytes() { return 16 << 20; }
+
 void draw_block(const Context& context, const Draw& draw, Operand operand, const Block& block) {
   sample(context, operand,
          SampleJob{draw, block.first_location, block.places, block.first, block.stored, block.width, block.weights,

@@ -41,6 +41,11 @@ def test_kernels_for_sm_90a(beside):
     beside()
 
 
+@pytest.mark.beside(run, "sm_90a", str(KERNELS.with_name("launching.py")))
+def test_launches(beside):
+    beside()
+
+
 def run_inexact(*arguments: str) -> None:
     """With approximate functions as inexact as they may be."""
     run("sm_90a", str(KERNELS), *arguments, MULTIMIX_PTX_ERROR="1")

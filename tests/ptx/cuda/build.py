@@ -21,8 +21,6 @@ CUDA = ROOT / "csrc" / "cuda"
 FOLDER = ROOT / "build" / "ptx" / "cuda"
 TARGETS = {"sm_80": "80", "sm_90a": "90a"}  # as nvcc writes them in -gencode
 LONGEST = ("sample", "small")  # to compile: they begin
-# Super-blocks are so small that some hundred rows make several.
-SMALL = "-DMULTIMIX_SCRATCH_BYTES=65536"
 # What torch.cpp puts between the backend and torch, and overrides.cpp between its operators and launchers.
 WRAPPED = (
     "aoti_torch_library_init_impl",
@@ -33,6 +31,7 @@ WRAPPED = (
     "torch_call_dispatcher",
     "aoti_torch_get_data_ptr",
     "_ZN8multimix12fits_on_chipERKNS_7ContextERKNS_7LossJobE",
+    "_ZN8multimix13scratch_bytesEv",
 )
 
 
@@ -72,7 +71,7 @@ def ninja_file(machine: Path) -> str:
     flags = " ".join(map(word, setup.HOST_FLAGS))
     to_host = word(f"-Xcompiler={','.join(map(shlex.quote, setup.HOST_FLAGS))}")
     host = os.environ.get("NVCC_CCBIN") or next(part for part in compiler.split() if "ccache" not in part)
-    common = f"{setup.COMMON} {SMALL} -I {word(ROOT / 'csrc')} -MMD -MF $out.d -c $in -o $out"
+    common = f"{setup.COMMON} -I {word(ROOT / 'csrc')} -MMD -MF $out.d -c $in -o $out"
     compiled = f"{flags} {setup.STABLE} -DUSE_CUDA -isystem {word(include)}"
     compiled += f" -isystem {word(toolkit.folder_of('cuda_runtime.h'))}"
     nvcc = f"{word(toolkit.home / 'bin' / 'nvcc')} --no-compress -ccbin {word(host)} {to_host}"

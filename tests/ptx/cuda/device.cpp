@@ -10,6 +10,11 @@ Device& device() {
   return only;
 }
 
+Attributes& attributes() {
+  static Attributes all;
+  return all;
+}
+
 Reports& reports() {
   static Reports all;
   return all;
@@ -28,6 +33,19 @@ EXPORTED void standin_use(const char* target, int shared_limit, const ptx_option
 }
 
 EXPORTED void standin_observe(standin::Observer observer) { standin::device().observer = observer; }
+
+// Whether kernels run, and how many multiprocessors they believe in.
+EXPORTED void standin_execute(bool executes, int processors) {
+  standin::device().executes = executes;
+  standin::device().processors = processors;
+}
+
+// How often cudaFuncSetAttribute was called; from now on it takes `pause` milliseconds, and fails if it is refused.
+EXPORTED int standin_attributes(int pause, bool refused) {
+  standin::attributes().pause = pause;
+  standin::attributes().refused = refused;
+  return standin::attributes().calls;
+}
 
 // The bytes of all reports; with room for them, they are copied and forgotten.
 EXPORTED size_t standin_reports(char* out, size_t size) {

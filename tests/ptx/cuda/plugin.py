@@ -10,6 +10,7 @@ MULTIMIX_PTX_COUNTS   a file for what was executed: a line of JSON for each test
 import ctypes
 import json
 import os
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from .build import TARGETS, build, missing
 
 SHARED_LIMITS = {"sm_80": 163 << 10, "sm_90a": 227 << 10}  # bytes of a block
 TARGET = os.environ.get("MULTIMIX_PTX_TARGET", "sm_80")
+PROCESSORS = 3  # few, so that small grids have several rounds of blocks
+SMALL_SCRATCH = 1 << 16  # bytes of weights: some hundred rows make several super-blocks
 MOST_INSTRUCTIONS = 10**9  # of one launch: more is a hang
 
 
@@ -40,6 +43,9 @@ def load() -> ctypes.CDLL:
         most_instructions=MOST_INSTRUCTIONS,
     )
     library.standin_use(TARGET.encode(), SHARED_LIMITS[TARGET], ctypes.byref(options))
+    library.standin_execute.argtypes = (ctypes.c_bool, ctypes.c_int)
+    library.standin_attributes.argtypes = (ctypes.c_int, ctypes.c_bool)
+    library.standin_scratch.argtypes = (ctypes.c_int64,)
     library.standin_reports.restype = ctypes.c_size_t
     library.standin_reports.argtypes = (ctypes.c_char_p, ctypes.c_size_t)
     torch.ops.load_library(path)
@@ -49,6 +55,23 @@ def load() -> ctypes.CDLL:
 
 
 LIBRARY = load()
+
+
+@contextmanager
+def recorded(processors: int = PROCESSORS, scratch: int = SMALL_SCRATCH):
+    """Launches are checked and reported, and nothing runs: results are what memory held before.
+
+    Args:
+        processors: multiprocessors of the device
+        scratch: bytes of weights of a super-block of rows; 0: as many as on a GPU
+    """
+    LIBRARY.standin_execute(False, processors)
+    LIBRARY.standin_scratch(scratch)
+    try:
+        yield
+    finally:
+        LIBRARY.standin_execute(True, PROCESSORS)
+        LIBRARY.standin_scratch(SMALL_SCRATCH)
 
 
 def reports() -> list[tuple[str, dict]]:

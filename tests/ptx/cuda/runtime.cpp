@@ -2,9 +2,11 @@
 // before their launch returns; whatever the machine finds is the launch's error.
 #include <cuda_runtime_api.h>
 
+#include <chrono>
 #include <map>
 #include <memory>
 #include <stdexcept>
+#include <thread>
 
 #include "device.h"
 #include "fatbin.h"
@@ -33,9 +35,9 @@ struct Binary {
 };
 
 struct Function {
-  Binary* binary;
+  Binary* binary = nullptr;
   std::string name;
-  int most_shared = 48 << 10;
+  std::atomic<int> most_shared = 48 << 10;
 };
 
 std::map<const void*, Function>& functions() {
@@ -67,8 +69,18 @@ const char* why_not(const Function& function, dim3 grid, dim3 block, size_t shar
   return nullptr;
 }
 
+void add_report(const std::string& name, const std::string& report) {
+  const std::lock_guard lock(reports().mutex);
+  reports().lines.push_back(name);
+  reports().lines.push_back(report);
+}
+
 cudaError_t launch(const Function& function, dim3 grid, dim3 block, void** arguments, size_t shared) {
   if (const char* reason = why_not(function, grid, block, shared)) return fail(cudaErrorInvalidConfiguration, reason);
+  if (!device().executes) {
+    add_report(function.name, "{\"faults\": [], \"counts\": {}}");
+    return cudaSuccess;
+  }
   try {
     void* module = function.binary->module(device().target);
     const uint32_t blocks[3] = {grid.x, grid.y, grid.z}, threads[3] = {block.x, block.y, block.z};
@@ -79,11 +91,7 @@ cudaError_t launch(const Function& function, dim3 grid, dim3 block, void** argum
     const int faults = ptx_launch(module, function.name.c_str(), blocks, threads, uint32_t(shared), arguments,
                                   ranges().data(), ranges().size(), &device().options, report.data(), report.size());
     report.resize(std::char_traits<char>::length(report.c_str()));
-    {
-      const std::lock_guard lock(reports().mutex);
-      reports().lines.push_back(function.name);
-      reports().lines.push_back(report);
-    }
+    add_report(function.name, report);
     if (faults) return fail(cudaErrorLaunchFailure, device().target + ": " + report.substr(0, kMostReported));
   } catch (const std::exception& error) {
     return fail(cudaErrorLaunchFailure, function.name + ": " + error.what());
@@ -104,7 +112,8 @@ void __cudaUnregisterFatBinary(void**) {}
 
 void __cudaRegisterFunction(void** binary, const char* host, char*, const char* name, int, uint3*, uint3*, dim3*, dim3*,
                             int*) {
-  functions()[host] = {reinterpret_cast<Binary*>(binary), name};
+  Function& function = functions()[host];
+  function.binary = reinterpret_cast<Binary*>(binary), function.name = name;
 }
 
 unsigned __cudaPushCallConfiguration(dim3 grid, dim3 block, size_t shared, CUstream_st* stream) {
@@ -138,9 +147,11 @@ cudaError_t __cudaLaunchKernel(cudaKernel_t kernel, dim3 grid, dim3 block, void*
 cudaError_t cudaFuncSetAttribute(const void* host, cudaFuncAttribute attribute, int value) {
   const auto found = functions().find(host);
   if (found == functions().end()) return fail(cudaErrorInvalidDeviceFunction, "this is not a kernel");
-  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value > device().shared_limit)
+  if (attributes().refused || attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value > device().shared_limit)
     return fail(cudaErrorInvalidValue, "no such attribute, or more shared memory than the device has");
   found->second.most_shared = value;
+  ++attributes().calls;
+  std::this_thread::sleep_for(std::chrono::milliseconds(attributes().pause));
   return cudaSuccess;
 }
 
