@@ -6,8 +6,8 @@
 // Cost of a gamma in lane-instructions of sm_80 and sm_90. The straight line has 60 with the hardware's arithmetic: 18
 // of Philox (a row shares two rounds, and keys lie in registers), 11 of sine and cosine, 5 of the radius, 3 of the
 // uniform, 14 of the attempt and its value, 5 of names and memory, 4 of constants. It has 126 with the accurate one,
-// and about 300 in log space. Retries add 10 at 2 % of rejects and 1024 gammas to a warp, the beginning of a warp's
-// rows 3.
+// and about 260 in log space, with 50 more where each example has a concentration of its own. Retries add 10 at 2 % of
+// rejects and 1024 gammas to a warp, the beginning of a warp's rows 3.
 #pragma once
 
 #include "cuda/weights/log_gamma.h"
