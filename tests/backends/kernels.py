@@ -100,6 +100,17 @@ def test_many_weights(options):
     assert_same_weights(found, exact, rows=math.ceil(1e-5 * n * b))
 
 
+@pytest.mark.parametrize(("low", "high"), [(0.01, 0.011), (0.03, 0.05), (4.0, 5.0), (900.0, 1000.0)])
+def test_concentrations_of_examples(low, high):
+    """No number in float32: at the smallest alpha each digit of the slack that is lost is a hundred of the weight's."""
+    alpha = torch.linspace(low, high, 33, dtype=torch.float64)
+    found, exact = (
+        mk.sample_dirichlet(64, 33, alpha=alpha, seed=5, backend=name, dtype=dtype)
+        for name, dtype in ((NAME, torch.float32), ("reference", torch.float64))
+    )
+    assert_same_weights(found, exact)
+
+
 @pytest.mark.parametrize("b", [8, 9])
 def test_weights_in_float16(b):
     """Small weights are rounded and no more, though as operands of products they may be held above zero."""

@@ -38,7 +38,7 @@ struct SamplerLayout {
     const int share = (rows + warps - 1) / warps, most = kTeamElements / (pitch > 32 ? pitch : 32);
     if (!whole) group = share < most ? share : most;
     const size_t teams = whole ? 1 : warps;
-    queues = starts + size_t(warps) * group * sizeof(RowStart<double>);
+    queues = starts + size_t(warps) * group * sizeof(RowStart<FloatPair>);
     raw = queues + size_t(warps) * kQueue * sizeof(uint32_t);
     // Each team's part ends with room for what a warp draws past its last row.
     stored = (group * pitch + 63) / 64 * 64;

@@ -6,10 +6,11 @@
 // Cost of a gamma in lane-instructions of sm_80 and sm_90. The straight line has 60 with the hardware's arithmetic: 18
 // of Philox (a row shares two rounds, and keys lie in registers), 11 of sine and cosine, 5 of the radius, 3 of the
 // uniform, 14 of the attempt and its value, 5 of names and memory, 4 of constants. It has 126 with the accurate one,
-// and about 300 in log space. Retries add 10 at 2 % of rejects and 1024 gammas to a warp, the beginning of a warp's
-// rows 3.
+// and about 260 in log space, with 50 more where each example has a concentration of its own. Retries add 10 at 2 % of
+// rejects and 1024 gammas to a warp, the beginning of a warp's rows 3.
 #pragma once
 
+#include "cuda/weights/log_gamma.h"
 #include "cuda/weights/subset.h"
 
 namespace multimix {
@@ -93,19 +94,19 @@ struct Sampler {
         float u = 0;
         if (draw.low != draw.high)
           u = uniform(uint32_t(draw_words(seed, 0, location_word(location, kConcentration, 0), name + lane).w0));
-        starts[lane].shape = gamma_shape(T(draw.low) + T(draw.high - draw.low) * T(u));
+        starts[lane].shape = gamma_shape(concentration<T>(draw, u));
       }
     }
     __syncwarp();
   }
 
   // By row, or by example; then log2_d is that of its concentration.
-  MULTIMIX_DEVICE GammaShape<T> shape_of(int row, int i, T& log2_d) const {
+  MULTIMIX_DEVICE GammaShape<T> shape_of(int row, int i, float& log2_d) const {
     log2_d = 0;
     if constexpr (arithmetic == Arithmetic::kLogSpace)
       if (draw.alpha) {
-        const GammaShape<T> shape = gamma_shape(draw.alpha[i < draw.b ? i : draw.b - 1]);
-        log2_d = binary_logarithm<arithmetic>(shape.d3 * (1.0 / 3));
+        const GammaShape<T> shape = gamma_shape(split(draw.alpha[i < draw.b ? i : draw.b - 1]));
+        log2_d = log2f(shape.d3.high * (1.0f / 3));
         return shape;
       }
     return starts[row].shape;
@@ -116,13 +117,13 @@ struct Sampler {
   MULTIMIX_DEVICE void attempt_pair(int flat, int rows, const Keys& keys, uint32_t& accepted,
                                     Pair<Raw<arithmetic>>* out) const {
     const int row = min(row_of(flat), rows - 1), pair = flat + row * minus_pairs;
-    T log2_even, log2_odd;
+    float log2_even, log2_odd;
     const GammaShape<T> even = shape_of(row, 2 * pair, log2_even), odd = shape_of(row, 2 * pair + 1, log2_odd);
     const Words<uint64_t> w = keys(uint32_t(pair), starts[row].words);
     const Turn<T> direction = turn<T>(uint32_t(w.w1));
     const T rho = radius<arithmetic>(uint32_t(w.w0));
-    const auto k = attempt_gamma<arithmetic>(rho * direction.cosine, uint32_t(w.w2), even);
-    const auto l = attempt_gamma<arithmetic>(rho * direction.sine, uint32_t(w.w3), odd);
+    const Attempt<T> k = attempt_gamma<arithmetic>(rho * direction.cosine, uint32_t(w.w2), even);
+    const Attempt<T> l = attempt_gamma<arithmetic>(rho * direction.sine, uint32_t(w.w3), odd);
     accepted = accepted << 1 | sign_bit(k.lack);
     accepted = accepted << 1 | sign_bit(l.lack);
     *out = {raw_gamma<arithmetic>(k, even.exponent, log2_even), raw_gamma<arithmetic>(l, odd.exponent, log2_odd)};
@@ -133,12 +134,12 @@ struct Sampler {
   MULTIMIX_DEVICE bool attempt_again(int element, uint32_t number, uint64_t name) const {
     const int row = row_of(element / 2), pair = element / 2 - row * pairs;
     const bool odd = element & 1;
-    T log2_d;
+    float log2_d;
     const GammaShape<T> shape = shape_of(row, 2 * pair + odd, log2_d);
     const Words<uint64_t> w = draw_words(seed, pair, location_word(location, kGamma, number), name + row);
     const Turn<T> direction = turn<T>(uint32_t(w.w1));
     const T x = radius<arithmetic>(uint32_t(w.w0)) * (odd ? direction.sine : direction.cosine);
-    const auto k = attempt_gamma<arithmetic>(x, uint32_t(odd ? w.w3 : w.w2), shape);
+    const Attempt<T> k = attempt_gamma<arithmetic>(x, uint32_t(odd ? w.w3 : w.w2), shape);
     if (k.y > 0) raw[element] = raw_gamma<arithmetic>(k, shape.exponent, log2_d);
     if (sign_bit(k.lack)) return true;
     if (number < kMaxAttempts - 1) return false;
