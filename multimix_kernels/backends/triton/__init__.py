@@ -75,8 +75,8 @@ def no_headers() -> str | None:
     if (Path(folder) / "Python.h").exists() or os.environ.get("CPATH") or os.environ.get("C_INCLUDE_PATH"):
         return None
     return (
-        f"Triton's C compiler needs Python's headers, and there is no Python.h in {folder}: install them (on Debian and "
-        f"Ubuntu: python3-dev)"
+        f"Triton's C compiler needs Python's headers, and there is no Python.h in {folder}: install them (on Debian "
+        f"and Ubuntu: python3-dev)"
     )
 
 
