@@ -13,6 +13,7 @@ from .functional import (
 from .mixture import Mixture
 from .modules import MultiMixHead, MultiMixLoss
 from .version import __version__
+from .warming import warm_up
 
 __all__ = [
     "Mixture",
@@ -27,4 +28,5 @@ __all__ = [
     "multimix_cross_entropy",
     "multimix_head_cross_entropy",
     "sample_dirichlet",
+    "warm_up",
 ]

@@ -54,7 +54,7 @@ TABLE: Mapping[str, Backend] = MappingProxyType({
     row.name: row
     for row in (
         Backend("cuda", ("cuda",), LOW, lambda index: native.missing("cuda", index), to_verify=True),
-        Backend("triton", triton.DEVICES, LOW, lambda index: _triton_is_missing(), triton_operators, to_verify=True),
+        Backend("triton", triton.DEVICES, LOW, _triton_is_missing, triton_operators, to_verify=True),
         Backend("cpu", ("cpu",), (*LOW, torch.float64), lambda index: native.missing("cpu")),
         Backend("reference", (), (*LOW, torch.float64), lambda index: None, reference_operators, mixes_embeddings=True),
     )

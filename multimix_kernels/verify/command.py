@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from .. import backends
-from ..backends.verdicts import checking, choice, device, plan, store
+from ..backends.verdicts import checking, device, plan, store
 from ..backends.verdicts.plan import Part
 from . import table
 
@@ -34,8 +34,6 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = [name for name in names if options.backend in (None, name)]
     if not chosen:
         return _cannot("no GPU backend is available")
-    if chosen == ["triton"] and (missing := choice.no_compiler()):
-        return _cannot(missing)
     lock = store.Lock(on)
     try:
         lock.open()

@@ -5,6 +5,8 @@ import subprocess
 
 import torch
 
+from ..backends.triton import NO_COMPILER
+
 _DISK = (errno.EACCES, errno.EROFS, errno.ENOSPC, errno.EDQUOT, errno.EPERM)
 
 
@@ -26,7 +28,7 @@ def _one(error: BaseException) -> str | None:
     if "busy or unavailable" in lower or "exclusive" in lower:
         return "another process has the GPU for itself (exclusive compute mode); verify while nothing else uses it"
     if "failed to find c compiler" in lower:
-        return "Triton needs a C compiler, and there is none: install gcc or clang, or name one in CC"
+        return NO_COMPILER
     if isinstance(error, subprocess.CalledProcessError):
         return f"Triton's C compiler failed (are Python's headers, python3-dev, installed?): {text.splitlines()[0]}"
     if "driver version is insufficient" in lower or "no cuda-capable device" in lower:

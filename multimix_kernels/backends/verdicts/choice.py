@@ -12,7 +12,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from shutil import which
 from typing import NamedTuple
 
 from . import checking, device, plan, store
@@ -121,7 +120,7 @@ def _check(on: device.Device, names: Sequence[str]) -> str | None:
         if waited and (said := lock.said()):
             return said  # it could not be done a moment ago
         lock.say("")
-        problem = _missing(names) or _run(on, names)
+        problem = _run(on, names)
         lock.say(problem or "")
         return problem
     except OSError as error:
@@ -130,21 +129,9 @@ def _check(on: device.Device, names: Sequence[str]) -> str | None:
         lock.close()
 
 
-def _missing(names: Sequence[str]) -> str | None:
-    """What a child is not needed for to know that it would fail."""
+def _run(on: device.Device, names: Sequence[str]) -> str | None:
     if not sys.executable:
         return f"this Python cannot start another one to check them; run {COMMAND}"
-    return no_compiler() if list(names) == ["triton"] else None
-
-
-def no_compiler() -> str | None:
-    """Triton compiles the programs that launch its kernels."""
-    if os.environ.get("CC") or any(map(which, ("cc", "gcc", "clang"))):
-        return None
-    return "Triton needs a C compiler, and there is none: install gcc or clang, or name one in CC"
-
-
-def _run(on: device.Device, names: Sequence[str]) -> str | None:
     print(
         f"multimix_kernels: verifying {' and '.join(names)} on {on.name}, once, in a process of its own; this takes "
         f"about {_ABOUT} ({ENVIRONMENT_VARIABLE}=off skips it)",

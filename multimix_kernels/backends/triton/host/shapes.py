@@ -1,5 +1,6 @@
 """Fixed shapes of tiles, warps and stages for each family of GPUs. `tune` tries others if asked to."""
 
+import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
@@ -121,7 +122,15 @@ CDNA = Family(  # 64 KiB of shared memory
     soft=_WIDE | _low(Large(64, 64, 64, 4, 1, 2)),
 )
 FAMILIES = {9: HOPPER, 10: BLACKWELL}  # by the major number of the compute capability; others are NVIDIA
-_trial: list[Family] = []
+
+
+class _Trial(threading.local):
+    """The family that a thread tries out: others go on with theirs."""
+
+    family: Family | None = None
+
+
+_trial = _Trial()
 
 
 @cache
@@ -132,15 +141,15 @@ def _family_of(device: torch.device) -> Family:
 
 
 def family(x: Tensor) -> Family:
-    """That of the device of x, or the one on trial."""
-    return _trial[-1] if _trial else _family_of(x.device)
+    """That of the device of x, or the one on trial in this thread."""
+    return _trial.family or _family_of(x.device)
 
 
 @contextmanager
 def on_trial(family: Family):
-    """Launches use this family inside."""
-    _trial.append(family)
+    """Launches of this thread use this family inside."""
+    before, _trial.family = _trial.family, family
     try:
         yield
     finally:
-        _trial.pop()
+        _trial.family = before

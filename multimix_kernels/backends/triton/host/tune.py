@@ -5,6 +5,7 @@ be added up in another order than without tuning, and processes may choose diffe
 """
 
 import os
+import threading
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import replace
 from time import perf_counter
@@ -22,6 +23,7 @@ CHANGES = (dict(stages=1), dict(stages=3), dict(occupancy=2), dict(rows=64), dic
 
 Result = TypeVar("Result")
 chosen: dict[Hashable, shapes.Family] = {}
+_timing = threading.Lock()  # one thread at a time, so that all get the one that was found, and timings are their own
 
 
 def tuned(name: str, x: Tensor, b: int, n: int, flags: Hashable, run: Callable[[], Result]) -> Result:
@@ -33,7 +35,9 @@ def tuned(name: str, x: Tensor, b: int, n: int, flags: Hashable, run: Callable[[
     if key not in chosen:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
             return run()
-        chosen[key] = _fastest(shapes.family(x), device.operand(x), run, x.device)
+        with _timing:
+            if key not in chosen:
+                chosen[key] = _fastest(shapes.family(x), device.operand(x), run, x.device)
     with shapes.on_trial(chosen[key]):
         return run()
 
