@@ -15,8 +15,10 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import torch
+from torch import Tensor
 
 import multimix_kernels as mk
 from benchmarks.cases import ALPHA, CASES
@@ -31,18 +33,21 @@ RUN = (*[128] * 48, 127, 40)  # batch sizes of 50 steps
 Step = Callable[[int, int, int], None]  # of b examples, n rows, from row_offset
 
 
-def step_of(name: str, attended: bool) -> Step:
-    """The loss of a case's scores and its gradient."""
+def step_of(name: str) -> Step:
+    """The loss of a case's scores, in memory as a linear head leaves them, and its gradient; dense with attention."""
     case = CASES[name]
-    whole = torch.randn(case.b, case.c, *case.spatial, generator=torch.Generator().manual_seed(0)).bfloat16()
-    labels = torch.arange(case.b) % case.c
-    attention = torch.ones(case.b, *case.spatial) if attended else None
+
+    @cache
+    def operands(b: int) -> tuple[Tensor, Tensor, Tensor | None]:
+        scores = torch.zeros(case.r, b, case.c, dtype=torch.bfloat16).permute(1, 2, 0).view(b, case.c, *case.spatial)
+        attention = torch.ones(b, *case.spatial) if case.dense else None
+        return scores.requires_grad_(), torch.arange(b) % case.c, attention
 
     def step(b: int, n: int, row_offset: int = 0) -> None:
-        scores = whole[:b].clone().requires_grad_()
-        given = None if attention is None else attention[:b]
+        scores, labels, attention = operands(b)
+        scores.grad = None
         mk.mixed_cross_entropy(
-            scores, labels[:b], attention=given, n=n, alpha=ALPHA, seed=1, row_offset=row_offset, backend="triton"
+            scores, labels, attention=attention, n=n, alpha=ALPHA, seed=1, row_offset=row_offset, backend="triton"
         ).backward()
 
     return step
@@ -50,7 +55,7 @@ def step_of(name: str, attended: bool) -> Step:
 
 def launches(name: str, n: int, timed: bool) -> str:
     """A row of the first table."""
-    step = step_of(name, CASES[name].dense)
+    step = step_of(name)
     with virtual_gpu(90, Recorder(), programs=MULTIPROCESSORS) as gpu:
         step(128, n, 0)
         step(128, n, 0)
@@ -74,7 +79,7 @@ def times(run: Callable[[], None]) -> Iterator[float]:
 
 def compilations(name: str, *_) -> str:
     """A row of the second table."""
-    step = step_of(name, CASES[name].dense)
+    step = step_of(name)
     with virtual_gpu(90, Recorder(), programs=MULTIPROCESSORS) as gpu:
         counts = [0]
         for some in (RUN[:1], RUN[1:-2], RUN[-2:-1], RUN[-1:]):

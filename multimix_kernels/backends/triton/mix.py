@@ -15,6 +15,7 @@ from torch import Tensor
 from ..contract import Draw
 from .host import device, shapes
 from .host.blocks import Block, blocks, width
+from .host.kernel import kernel
 from .host.tune import tuned
 from .products.columns import (
     Columns,
@@ -42,7 +43,7 @@ class Rows(NamedTuple):
 INTEGERS = ["stored", "rows", "tiles", "splits", "n", "b", "d", "first_location", "first"]
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def mix_kernel(
     values, drawn, out_ptr, first_location, first, rows, stored, tiles, n, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
@@ -69,7 +70,7 @@ def mix_kernel(
     tl.store(out, mixed, mask=(row < rows)[:, None] & (f < d)[None, :])
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def values_gradient_kernel(
     grad, drawn, partial_ptr,
     first_location, first, rows, stored, splits, b, d,
@@ -93,7 +94,7 @@ def values_gradient_kernel(
     add_partial(partial_ptr, total, place, f, i, b, d, FIRST, HEIGHT, WIDTH, IN_PLACE)
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def weights_gradient_kernel(
     grad, values, out_ptr, first_location, first, rows, stored, tiles, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,

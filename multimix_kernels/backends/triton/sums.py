@@ -17,6 +17,7 @@ from torch import Tensor
 from .host import device, shapes
 from .host.blocks import Block
 from .host.constants import LN2
+from .host.kernel import kernel
 from .products.dot import dot
 from .products.targets import Target
 
@@ -80,7 +81,7 @@ def add_partial(pointer, total, place, j, i, b, c, FIRST: tl.constexpr, HEIGHT: 
         tl.store(at, total)
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index"])
+@kernel(do_not_specialize=["splits", "b", "c", "ignore_index"])
 def add_up_kernel(
     partial, gram, scores, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part, ignore_index,
     LABELS: tl.constexpr, TILE: tl.constexpr,
@@ -126,7 +127,7 @@ def add_up_kernel(
     tl.store(out, tl.trans(total) * scale, mask=(i < b)[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c"])
+@kernel(do_not_specialize=["splits", "b", "c"])
 def balance_kernel(
     gradient_ptr, gram, scale_ptr, scale, splits, b, c, keep, uniform_part, TILE: tl.constexpr, EXAMPLES: tl.constexpr
 ):
@@ -212,7 +213,7 @@ def _gram(gram: Tensor, target: Target, mass: Tensor) -> Gram:
     return Gram(gram, place, split, row, target.values, example, column, mass)
 
 
-@triton.jit(do_not_specialize=["stored", "splits", "b"])
+@kernel(do_not_specialize=["stored", "splits", "b"])
 def centre_kernel(
     attention_ptr, plain_ptr, gradient_ptr, partial_ptr, stored, splits, b, WIDTH: tl.constexpr,
     R: tl.constexpr, B: tl.constexpr,
@@ -257,7 +258,7 @@ def centre(block: Block, attention: Tensor, out: Tensor) -> None:
     out += partial.sum(1)[:, : out.shape[1]]
 
 
-@triton.jit(do_not_specialize=["count", "b"])
+@kernel(do_not_specialize=["count", "b"])
 def finish_kernel(
     sums_ptr, count, scale, mass_ptr, b, out_ptr, TILE: tl.constexpr,
 ):  # fmt: skip

@@ -21,6 +21,7 @@ from torch import Tensor
 from ..host import device, shapes
 from ..host.blocks import Block, blocks, width
 from ..host.constants import LEAST, LOG2E
+from ..host.kernel import kernel
 from ..products.columns import highest_mask, load_columns, mix_columns, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import Prepared, prepare
@@ -45,7 +46,7 @@ class Rows(NamedTuple):
     score_sum: Tensor  # of mixed scores that are no masks, over classes
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first"])
+@kernel(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first"])
 def normaliser_kernel(
     scores, on_target, examples, keep, uniform_part, drawn, out, rows_ptr, sums_ptr,
     first_location, first, rows, stored, tiles, n, b, c,
@@ -121,7 +122,7 @@ def normaliser_kernel(
     add_to_sum(sums_ptr, loss)
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
+@kernel(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
 def gradient_kernel(
     scores, drawn, known, upstream, partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, HEIGHT: tl.constexpr,
@@ -177,7 +178,7 @@ def gradient_kernel(
     add_partial(partial_ptr, total, place, j, column, b, c, FIRST, HEIGHT, WIDTH, IN_PLACE)
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "tiles", "b", "c", "first_location", "first"])
+@kernel(do_not_specialize=["stored", "rows", "tiles", "b", "c", "first_location", "first"])
 def weights_gradient_kernel(
     scores, both_ways, examples, keep, uniform_part, drawn, known, upstream, out_ptr,
     first_location, first, rows, stored, tiles, b, c,

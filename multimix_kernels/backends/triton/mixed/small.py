@@ -17,6 +17,7 @@ import triton.language as tl
 
 from ..host import device, shapes
 from ..host.constants import LOG2E
+from ..host.kernel import kernel
 from ..products.columns import highest_mask, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import prepare
@@ -29,7 +30,7 @@ from ..weights.tile import as_rows, draw_tile, load_pair, not_too_small, row_sum
 INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def mixed_small_kernel(
     scores_ptr, targets_ptr, mass_ptr, flaw_ptr, keep, uniform_part, upstream, rows_ptr, sums_ptr, partial_ptr,
     first_location, splits, c, draw, row_offset, n, b, m,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..host import device, shapes
 from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16, SCALE_16
+from ..host.kernel import kernel
 from .columns import Columns, columns_of, finite_score, is_score
 from .dot import nearest
 from .targets import Target
@@ -54,7 +55,7 @@ class Targets(NamedTuple):
     padded: Columns | None
 
 
-@triton.jit(do_not_specialize=["b", "c", "ignore_index"])
+@kernel(do_not_specialize=["b", "c", "ignore_index"])
 def prepare_kernel(
     scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c,
     WIDTH: tl.constexpr, CLASSES: tl.constexpr, R: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr,

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 
 from ...contract import Draw
 from ..host import device, shapes
+from ..host.kernel import kernel
 from ..products.dot import round_operand
 from .stream import ACCURATE, HARDWARE, LOG_SPACE
 from .tile import DrawNames, as_rows, draw_tile, not_too_small, row_sum
@@ -24,7 +25,7 @@ ACCURATE_FROM, HARDWARE_FROM, HARDWARE_TO = 0.3, 0.5, 4.0
 INTEGERS = ["first_location", "first", "stored", "tiles", "n", "m", "row_offset"]
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def sample_kernel(
     out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset, n, b, m,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, SUBSET: tl.constexpr,
