@@ -1,10 +1,10 @@
 """What a step costs the host on a GPU with the Triton backend, seen by a driver that only notes launches.
 
 `python -m tests.ptx.launches [times]`: for the loss of scores with its gradient and the backward, bfloat16, b 128, on a
-GPU as sm_90 with 132 multiprocessors, as tables in Markdown: launches of this library's kernels, kernels compiled by the
-first step, calls of Python and of its built-in functions in each later step; with `times` the median of the host's
-microseconds, torch's kernels included, which run on the CPU, and Triton's own launcher, which is in C, left out. Then
-kernels compiled in a run of steps, where the first step is not the last to compile.
+GPU as sm_90 with 132 multiprocessors, as tables in Markdown. First launches of this library's kernels, those compiled
+by the first step, and calls of functions, Python's and built-in ones, in each later step; with `times` also the median
+of the host's microseconds, including torch's kernels, which run on the CPU, and without Triton's launcher, which is in
+C. Then kernels compiled in a run of steps, where the first step is not the last to compile.
 """
 
 import cProfile
@@ -14,8 +14,9 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,7 +30,9 @@ MULTIPROCESSORS = 132
 SHOWN = ("cifar10-r18", "cifar100-r18", "imagenet-r50", "dense-cifar100", "dense-imagenet")
 ROWS = (10**3, 10**6)
 SECONDS = 2.0  # of timed steps
-RUN = (*[128] * 48, 127, 40)  # batch sizes of 50 steps
+RUN = ((128,), (128,) * 47, (127,), (40,))  # batch sizes of 50 steps, in stages
+SAMPLE = "sample_dirichlet"
+Result = TypeVar("Result")
 Step = Callable[[int, int, int], None]  # of b examples, n rows, from row_offset
 
 
@@ -77,46 +80,44 @@ def times(run: Callable[[], None]) -> Iterator[float]:
         yield time.perf_counter() - start
 
 
-def compilations(name: str, *_) -> str:
-    """A row of the second table."""
-    step = step_of(name)
+def compilations(name: str, stages: Sequence[Sequence[int]] = RUN) -> list[int]:
+    """Kernels compiled by steps of so many examples, stage by stage, and then by steps from other rows of the stream.
+
+    name: of a case, or "sample_dirichlet", which writes out the weights of a step.
+    """
+    step = sample if name == SAMPLE else step_of(name)
+    found = []
     with virtual_gpu(90, Recorder(), programs=MULTIPROCESSORS) as gpu:
-        counts = [0]
-        for some in (RUN[:1], RUN[1:-2], RUN[-2:-1], RUN[-1:]):
-            for b in some:
-                step(b, 1000, 0)
-            counts.append(len(gpu.kernels))
-        for row_offset in (1000, 2**31 - 1000, 2**40):
-            step(128, 1000, row_offset)
-        counts.append(len(gpu.kernels))
-    return "| " + " | ".join([name, *(str(y - x) for x, y in zip(counts, counts[1:], strict=False))]) + " |"
+        for steps in (*([(b, 0) for b in stage] for stage in stages), [(128, 1000), (128, 2**31 - 1000), (128, 2**40)]):
+            before = len(gpu.kernels)
+            for b, row_offset in steps:
+                step(b, 1000, row_offset)
+            found.append(len(gpu.kernels) - before)
+    return found
 
 
-def sampled(*_) -> str:
-    """The same of weights that are written out, of other numbers of examples."""
-    with virtual_gpu(90, Recorder(), programs=MULTIPROCESSORS) as gpu:
-        counts = [0]
-        for some in ((128,), (128,), (127, 126, 112, 65), (40,)):
-            for b in some:
-                mk.sample_dirichlet(1000, b, seed=1, backend="triton")
-            counts.append(len(gpu.kernels))
-        mk.sample_dirichlet(1000, 128, seed=1, row_offset=2**40, backend="triton")
-        counts.append(len(gpu.kernels))
-    return "| sample_dirichlet | " + " | ".join(str(y - x) for x, y in zip(counts, counts[1:], strict=False)) + " |"
+def sample(b: int, n: int, row_offset: int) -> None:
+    """Weights that are written out."""
+    mk.sample_dirichlet(n, b, seed=1, row_offset=row_offset, backend="triton")
+
+
+def in_fresh_processes(function: Callable[..., Result], calls: Iterable[tuple]) -> Iterator[Result]:
+    """Results one after the other, each from a process that has compiled nothing."""
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        for arguments in calls:
+            yield pool.apply(function, arguments)
 
 
 def main(timed: bool) -> None:
-    """Prints the tables, each row from a process that has compiled nothing."""
-    context = multiprocessing.get_context("fork")
-    with context.Pool(1, maxtasksperchild=1) as pool:
-        print("| scores of | n | launches | kernels | compiled | calls | host us |\n" + "|---" * 7 + "|")
-        for arguments in ((name, n, timed) for name in SHOWN for n in ROWS):
-            print(pool.apply(launches, arguments), flush=True)
-        print("\n| compiled at | step 1, b 128 | steps 2 to 48 | then b 127 | then b 40 | then other row_offsets |")
-        print("|---" * 6 + "|")
-        for name in SHOWN:
-            print(pool.apply(compilations, (name,)), flush=True)
-        print(pool.apply(sampled), flush=True)
+    """Prints the tables."""
+    print("| scores of | n | launches | kernels | compiled | calls | host us |\n" + "|---" * 7 + "|")
+    for row in in_fresh_processes(launches, ((name, n, timed) for name in SHOWN for n in ROWS)):
+        print(row, flush=True)
+    print("\n| compiled at | step 1, b 128 | steps 2 to 48 | then b 127 | then b 40 | then other row_offsets |")
+    print("|---" * 6 + "|")
+    names = (*SHOWN, SAMPLE)
+    for name, counts in zip(names, in_fresh_processes(compilations, ((name,) for name in names)), strict=True):
+        print("|", " | ".join([name, *map(str, counts)]), "|", flush=True)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from .host import device, shapes
 from .host.blocks import Block
 from .host.constants import LN2
 from .host.kernel import kernel
+from .products.columns import begin, place_stride
 from .products.dot import dot
 from .products.targets import Target
 
@@ -26,7 +27,7 @@ class Grid(NamedTuple):
     """Tiles of each location: partial sums, scores."""
 
     pointer: Tensor
-    place: int  # strides
+    place: int | None  # strides; None: that of all examples
     split: int
     example: int
     column: int
@@ -119,7 +120,7 @@ def add_up_kernel(
         # One class: exactly nothing, whatever the rounding.
         total = tl.where(c == 1, total * 0.0, total)
     if scores is not None:
-        at = scores.pointer + place * scores.place + class_part * scores.column + example_part * scores.example
+        at = begin(scores, place, b) + class_part * scores.column + example_part * scores.example
         total = tl.where(tl.load(at, mask=real, other=0.0) == float("-inf"), 0.0, total)
     if scale_ptr is not None:
         scale = scale * tl.load(scale_ptr)
@@ -185,7 +186,7 @@ def add_up(
     if gram is not None and target is not None and mass is not None:
         products = _gram(gram, target, mass)
         keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
-    given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
+    given = None if scores is None else Grid(scores, place_stride(scores), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
     add_up_kernel[(triton.cdiv(c, tile), triton.cdiv(b, tile), places)](
         Grid(partial, *strides), products, given, out, scale if scaled else None, 1.0 if scaled else scale,

@@ -33,7 +33,7 @@ INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
 @kernel(do_not_specialize=INTEGERS)
 def mixed_small_kernel(
     scores_ptr, targets_ptr, mass_ptr, flaw_ptr, keep, uniform_part, upstream, rows_ptr, sums_ptr, partial_ptr,
-    first_location, splits, c, draw, row_offset, n, b, m,
+    first_location, splits, c, draw, row_offset: tl.int64, n, b, m,
     E: tl.constexpr, R: tl.constexpr, G: tl.constexpr, CLASSES: tl.constexpr,
     KIND: tl.constexpr, OPERAND: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
