@@ -24,7 +24,7 @@ from triton import knobs
 from triton.compiler import CompiledKernel
 
 from multimix_kernels.backends.triton.host import device
-from multimix_kernels.backends.triton.host.kernel import Kernel, kernel
+from multimix_kernels.backends.triton.host.kernel import Kernel, kernel, known
 from multimix_kernels.backends.triton.weights.sample import sample_kernel
 
 from ...ptx.triton_driver import Driver, virtual_gpu
@@ -144,8 +144,11 @@ def test_the_same_launches(plain_runs):
     assert found.loaded <= len(plain_runs) <= 120
 
 
-def test_library_kernels_are_such():
+def test_library_kernels_are_such(monkeypatch):
     assert isinstance(sample_kernel, Kernel)
+    assert [known(version) for version in ("3.5.1", "3.6.0+git1a2b", "3.9.0", "3.10.0", "4.0.0")] == [0, 1, 1, 0, 0]
+    monkeypatch.setattr(triton, "__version__", "3.10.0")
+    assert type(kernel()(store)) is triton.JITFunction
 
 
 @pytest.fixture

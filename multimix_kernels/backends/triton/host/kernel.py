@@ -21,6 +21,7 @@ from triton.runtime import driver
 
 from .. import INTERPRET
 
+KNOWN = (3, 6), (3, 9)  # the first and the last Triton whose specialisation and launches are those below
 ALIGNED = 16  # what Triton looks for in addresses and integers
 ONE, MULTIPLE, OTHER = range(3)
 UNSPECIALISED = (float, bool, NoneType)  # their types are all that counts
@@ -113,6 +114,12 @@ class Kernel(triton.JITFunction):
 
 def kernel(**options) -> Callable[[Callable], Any]:
     """A decorator in the place of `triton.jit`, for kernels; functions that they call are Triton's."""
-    if INTERPRET or torch.version.hip:  # for AMD's GPUs Triton also specialises tensors by their size
-        return triton.jit(**options)
-    return partial(Kernel, **options)
+    # For AMD's GPUs Triton also specialises tensors by their size.
+    direct = known(triton.__version__) and not INTERPRET and not torch.version.hip
+    return partial(Kernel, **options) if direct else triton.jit(**options)
+
+
+def known(version: str) -> bool:
+    """Whether kernels of this Triton are launched directly."""
+    first, last = KNOWN
+    return first <= tuple(map(int, version.split(".")[:2])) <= last
