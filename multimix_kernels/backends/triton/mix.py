@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -166,7 +165,7 @@ def launch_mix(
     """Fills rows first ... of the locations first_location ... of out (r, n, d)."""
     _, n, d = out.shape
     tiles = block.stored // sizes.shape.rows
-    mix_kernel[(block.places * tiles, triton.cdiv(d, sizes.features))](
+    mix_kernel[(block.places * tiles, shapes.ceil_div(d, sizes.features))](
         values, block.drawn, out, first_location, first, block.rows, block.stored, tiles, n, d,
         ZEROS=zeros, SCORES=scores, **sizes.options,
     )  # fmt: skip
@@ -178,7 +177,7 @@ class ValuesGradient:
     def __init__(self, out: Tensor, sizes: Sizes, block: Block, most: int) -> None:
         """out (L, b, d) is that of the locations of this first block; at most `most` partial sums fit."""
         self.out, self.sizes = out, sizes
-        self.chunks = triton.cdiv(out.shape[2], sizes.features)
+        self.chunks = shapes.ceil_div(out.shape[2], sizes.features)
         programs = device.programs(out) * sizes.shape.occupancy
         splits = programs // (block.places * self.chunks * sizes.columns)
         self.height = self.chunks * sizes.features
@@ -229,7 +228,7 @@ def _mix(values: Tensor, sampler: Sampler) -> Tensor:
     r, b, d = values.shape
     out = values.new_empty((r, sampler.draw.n, d))
     sizes = sizes_for(shapes.family(values).two_accumulators, device.operand(values), b, d)
-    height = triton.cdiv(d, sizes.features) * sizes.features
+    height = shapes.ceil_div(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, sizes.operand, False, most):
@@ -259,7 +258,7 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
     sizes, two = (sizes_for(table, operand, b, d) for table in (family.large, family.two_accumulators))
     if not fits(d + sizes.features, sizes.width):
         sizes = two
-    height = triton.cdiv(d, sizes.features) * sizes.features
+    height = shapes.ceil_div(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, operand, want_attention, most):

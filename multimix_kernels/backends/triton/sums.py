@@ -188,7 +188,7 @@ def add_up(
         keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
     given = None if scores is None else Grid(scores, place_stride(scores), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
-    add_up_kernel[(triton.cdiv(c, tile), triton.cdiv(b, tile), places)](
+    add_up_kernel[(shapes.ceil_div(c, tile), shapes.ceil_div(b, tile), places)](
         Grid(partial, *strides), products, given, out, scale if scaled else None, 1.0 if scaled else scale,
         1 if in_place else partial.shape[1], b, c, keep, uniform, ignore_index,
         LABELS=target is not None and target.by_label, TILE=tile, **device.options(4, 1),
@@ -250,7 +250,7 @@ def centre(block: Block, attention: Tensor, out: Tensor) -> None:
     examples = shapes.power_of_two(width)
     rows = max(1, 4096 // examples)
     most = min(device.programs(out) * 4, shapes.PARTIAL_BYTES // (4 * width)) // places
-    splits = max(1, min(triton.cdiv(stored, rows), most))
+    splits = max(1, min(shapes.ceil_div(stored, rows), most))
     partial = out.new_empty((places, splits, width), dtype=torch.float32)
     centre_kernel[(places * splits,)](
         attention, block.plain, block.gradient, partial, stored, splits, out.shape[1],

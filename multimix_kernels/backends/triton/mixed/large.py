@@ -14,7 +14,6 @@ lane-instructions, twice, for each of c scores. Bytes: the scratch, 2 b per row 
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -231,7 +230,7 @@ class Plan:
             self.large = self.two
         self.depth = min(self.width, self.large.depth)
         self.classes = min(shapes.power_of_two(max(16, c)), self.large.classes)
-        self.chunks, self.gram_chunks = triton.cdiv(c, self.classes), triton.cdiv(self.width, self.classes)
+        self.chunks, self.gram_chunks = shapes.ceil_div(c, self.classes), shapes.ceil_div(self.width, self.classes)
         height = (self.chunks + self.gram_chunks) * self.classes
         self.in_place = not fits(height, self.width)  # the gradient itself holds its partial sums
         self.height = self.gram_chunks * self.classes if self.in_place else height

@@ -12,7 +12,6 @@ per program, nothing per row (4 with reduction "none").
 """
 
 import torch
-import triton
 import triton.language as tl
 
 from ..host import device, shapes
@@ -131,7 +130,7 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
         raise ValueError(f"scores: {b} examples and {c} classes of this draw do not fit on chip")
     classes, width = shape.classes, 2 * shape.pair.registers * shape.pair.groups
     places = min(r, max(1, shapes.PARTIAL_BYTES // (4 * classes * width)))
-    tiles = triton.cdiv(sampler.draw.n, shape.pair.rows)
+    tiles = shapes.ceil_div(sampler.draw.n, shape.pair.rows)
     splits = max(1, min(tiles, device.programs(scores) * shape.occupancy // places))
     sums = scores.new_empty((r * splits,), dtype=torch.float64)
     partial = None if gradient is None else scores.new_empty((places, splits, classes, width), dtype=torch.float32)

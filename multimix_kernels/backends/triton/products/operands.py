@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -220,7 +219,7 @@ def prepare(
     given = Targets(like, t_example, t_column, y)
     chunk = min(1024, shapes.power_of_two(max(classes, width)))
     rows = min(width, 2048 // chunk)
-    prepare_kernel[(triton.cdiv(width, rows), places)](
+    prepare_kernel[(shapes.ceil_div(width, rows), places)](
         source, given, examples, kept, ignored, target.keep, 1 - target.keep, target.ignore_index, b, target.c,
         WIDTH=width, CLASSES=classes, R=rows, CHUNK=chunk, OPERAND=operand, LABELS=target.by_label, NAN=nan,
         **device.options(4, 1),

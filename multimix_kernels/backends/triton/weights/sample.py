@@ -7,7 +7,6 @@ A program draws one tile of rows. Bytes: those of the weights, written once. Ope
 import struct
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
@@ -107,7 +106,7 @@ class Sampler:
         places, stored, width = out.shape
         shape = shapes.family(out).sampler(width, self.kind == LOG_SPACE.value)
         with device.on_device(out):
-            tiles = triton.cdiv(stored, shape.rows)
+            tiles = shapes.ceil_div(stored, shape.rows)
             sample_kernel[(tiles * places,)](
                 out, inverse, plain, first_location, first, stored, tiles, self.names, *self.counts,
                 shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand,
