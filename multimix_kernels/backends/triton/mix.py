@@ -39,6 +39,12 @@ class Rows(NamedTuple):
     feature: int
 
 
+def rows_of(grad: Tensor) -> Rows:
+    """grad (r, n, d) as kernels take it; of one location no stride, or it is compiled for again with another n."""
+    location, row, feature = grad.stride()
+    return Rows(grad, location if grad.shape[0] > 1 else 0, row, feature)
+
+
 INTEGERS = ["stored", "rows", "tiles", "splits", "n", "b", "d", "first_location", "first"]
 
 
@@ -192,7 +198,7 @@ class ValuesGradient:
         """The part of a block, whose grad is that of rows first ... of the locations first_location ..."""
         _, b, d = self.out.shape
         values_gradient_kernel[(block.places * self.splits, self.chunks, self.sizes.columns)](
-            Rows(grad, *grad.stride()), block.drawn, self.partial, first_location, first,
+            rows_of(grad), block.drawn, self.partial, first_location, first,
             block.rows, block.stored, self.splits, b, d, HEIGHT=self.height, FIRST=block.first == 0,
             IN_PLACE=self.in_place, **self.sizes.options,
         )  # fmt: skip
@@ -208,7 +214,7 @@ def launch_weights_gradient(
     """Fills the block's gradient by the weights, or adds to it."""
     tiles = block.stored // sizes.shape.rows
     weights_gradient_kernel[(block.places * tiles, sizes.columns)](
-        Rows(grad, *grad.stride()), values, block.gradient, first_location, first, block.rows, block.stored, tiles,
+        rows_of(grad), values, block.gradient, first_location, first, block.rows, block.stored, tiles,
         grad.shape[2], ADD=add, **sizes.options,
     )  # fmt: skip
 

@@ -7,7 +7,6 @@ Cost per row: 3 products of 2 b c operations with the gradient, 1 without; 2 c e
 bytes per pass and about 24 c bytes, from the L2 cache.
 """
 
-
 from ..host import device, shapes
 from ..host.blocks import blocks
 from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, sizes_for
