@@ -47,7 +47,7 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         out=rows, rows_ptr=if_("ROWS", F32), sums_ptr="*fp64", seed_ptr=LABELS, scores_ptr=low, targets_ptr=low,
         logits_ptr=value, target_ptr=LABELS, partial_ptr=if_("GRADIENT", F32), kept_ptr=BYTES, ignored_ptr=BYTES,
         inverse_ptr=if_("SCRATCH", F32), plain_ptr=if_("PLAIN", F32), l_column=1,
-        scale_ptr=if_("SCALED", F32),
+        scale_ptr=if_("SCALED", F32), row_offset="i64",
     )  # fmt: skip
     if kernel is soft.soft_kernel:
         of_label = soft.Targets(LABELS, None, F32)
@@ -56,10 +56,10 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         named["out"] = soft.Outputs(if_("ROWS", F32), "*fp64", *results)
     elif kernel is sums.add_up_kernel:
         named["partial"] = sums.Grid(F32, "i32", "i32", 1, "i32")
-        named["scores"] = sums.Grid(low, "i32", 0, "i32", 1)
+        named["scores"] = sums.Grid(low, None, 0, "i32", 1)
     elif kernel is operands.prepare_kernel:
         padded = Columns(low, "i32", "i32", 1)
-        named["scores"] = operands.Scores(low, "i32", "i32", 1, F32, low, padded)
+        named["scores"] = operands.Scores(low, None, "i32", 1, F32, low, padded)
         named["target"] = operands.Targets(LABELS, 1, 0, None)
     elif kernel is mix.mix_kernel:
         named["out_ptr"] = value

@@ -43,8 +43,8 @@ class Executor(Protocol):
     def load(self, name: str, ptx: str) -> Any:
         """A kernel's handle."""
 
-    def launch(self, kernel: Any, grid: tuple[int, int, int], threads: int, shared: int, arguments: list) -> None:
-        """One launch; arguments are pairs of a type of Triton and a value."""
+    def launch(self, kernel: Any, grid: tuple[int, int, int], threads: int, shared: int, arguments: Iterator) -> None:
+        """One launch; arguments are pairs of a type of Triton and a value, to be read if at all now."""
 
 
 def flat(signature, value) -> Iterator[tuple[str, Any]]:
@@ -88,6 +88,7 @@ class Machine:
     def launch(self, kernel, grid, threads, shared, arguments):
         """All blocks, before this returns."""
         name, ptx, module = kernel
+        arguments = list(arguments)
         if self.mutate is not None:
             module = machine.Module(self.mutate(ptx))
         values = [packed(*argument) for argument in arguments]
@@ -117,10 +118,12 @@ class Recorder:
     """Compiles and runs nothing: what the host does is left, and noted."""
 
     launches: list[Launch] = field(default_factory=list)
+    kernels: list[str] = field(default_factory=list)  # what would have been compiled, in this order
     compiles = False
 
     def load(self, name: str, ptx: str):
         """A name is enough."""
+        self.kernels.append(name)
         return name
 
     def launch(self, kernel, grid, threads, shared, arguments):
@@ -146,7 +149,7 @@ class Driver(DriverBase):
         signature = tuple(source.signature.values())
 
         def launch(x, y, z, stream, function, options, launch_metadata, enter, leave, *arguments):
-            given = list(flat(signature, arguments))
+            given = flat(signature, arguments)
             self.executor.launch(function, (x, y, z), metadata.num_warps * WARP, metadata.shared, given)
 
         return launch

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..contract import Draw
 from .host import device, shapes
 from .host.blocks import Block, blocks, width
+from .host.kernel import kernel
 from .host.tune import tuned
 from .products.columns import (
     Columns,
@@ -39,10 +39,16 @@ class Rows(NamedTuple):
     feature: int
 
 
+def rows_of(grad: Tensor) -> Rows:
+    """grad (r, n, d) as kernels take it; of one location no stride, or it is compiled for again with another n."""
+    location, row, feature = grad.stride()
+    return Rows(grad, location if grad.shape[0] > 1 else 0, row, feature)
+
+
 INTEGERS = ["stored", "rows", "tiles", "splits", "n", "b", "d", "first_location", "first"]
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def mix_kernel(
     values, drawn, out_ptr, first_location, first, rows, stored, tiles, n, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
@@ -69,7 +75,7 @@ def mix_kernel(
     tl.store(out, mixed, mask=(row < rows)[:, None] & (f < d)[None, :])
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def values_gradient_kernel(
     grad, drawn, partial_ptr,
     first_location, first, rows, stored, splits, b, d,
@@ -93,7 +99,7 @@ def values_gradient_kernel(
     add_partial(partial_ptr, total, place, f, i, b, d, FIRST, HEIGHT, WIDTH, IN_PLACE)
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def weights_gradient_kernel(
     grad, values, out_ptr, first_location, first, rows, stored, tiles, d,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, FEATURES: tl.constexpr, OPERAND: tl.constexpr,
@@ -165,7 +171,7 @@ def launch_mix(
     """Fills rows first ... of the locations first_location ... of out (r, n, d)."""
     _, n, d = out.shape
     tiles = block.stored // sizes.shape.rows
-    mix_kernel[(block.places * tiles, triton.cdiv(d, sizes.features))](
+    mix_kernel[(block.places * tiles, shapes.ceil_div(d, sizes.features))](
         values, block.drawn, out, first_location, first, block.rows, block.stored, tiles, n, d,
         ZEROS=zeros, SCORES=scores, **sizes.options,
     )  # fmt: skip
@@ -177,7 +183,7 @@ class ValuesGradient:
     def __init__(self, out: Tensor, sizes: Sizes, block: Block, most: int) -> None:
         """out (L, b, d) is that of the locations of this first block; at most `most` partial sums fit."""
         self.out, self.sizes = out, sizes
-        self.chunks = triton.cdiv(out.shape[2], sizes.features)
+        self.chunks = shapes.ceil_div(out.shape[2], sizes.features)
         programs = device.programs(out) * sizes.shape.occupancy
         splits = programs // (block.places * self.chunks * sizes.columns)
         self.height = self.chunks * sizes.features
@@ -192,7 +198,7 @@ class ValuesGradient:
         """The part of a block, whose grad is that of rows first ... of the locations first_location ..."""
         _, b, d = self.out.shape
         values_gradient_kernel[(block.places * self.splits, self.chunks, self.sizes.columns)](
-            Rows(grad, *grad.stride()), block.drawn, self.partial, first_location, first,
+            rows_of(grad), block.drawn, self.partial, first_location, first,
             block.rows, block.stored, self.splits, b, d, HEIGHT=self.height, FIRST=block.first == 0,
             IN_PLACE=self.in_place, **self.sizes.options,
         )  # fmt: skip
@@ -208,7 +214,7 @@ def launch_weights_gradient(
     """Fills the block's gradient by the weights, or adds to it."""
     tiles = block.stored // sizes.shape.rows
     weights_gradient_kernel[(block.places * tiles, sizes.columns)](
-        Rows(grad, *grad.stride()), values, block.gradient, first_location, first, block.rows, block.stored, tiles,
+        rows_of(grad), values, block.gradient, first_location, first, block.rows, block.stored, tiles,
         grad.shape[2], ADD=add, **sizes.options,
     )  # fmt: skip
 
@@ -228,7 +234,7 @@ def _mix(values: Tensor, sampler: Sampler) -> Tensor:
     r, b, d = values.shape
     out = values.new_empty((r, sampler.draw.n, d))
     sizes = sizes_for(shapes.family(values).two_accumulators, device.operand(values), b, d)
-    height = triton.cdiv(d, sizes.features) * sizes.features
+    height = shapes.ceil_div(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, sizes.operand, False, most):
@@ -258,7 +264,7 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
     sizes, two = (sizes_for(table, operand, b, d) for table in (family.large, family.two_accumulators))
     if not fits(d + sizes.features, sizes.width):
         sizes = two
-    height = triton.cdiv(d, sizes.features) * sizes.features
+    height = shapes.ceil_div(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, operand, want_attention, most):

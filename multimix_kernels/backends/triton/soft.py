@@ -18,6 +18,7 @@ from torch import Tensor
 from .host import device, shapes
 from .host.blocks import Block, blocks, width
 from .host.constants import FLOOR, LEAST, LEAST_LOGIT_16, LOG2E
+from .host.kernel import kernel
 from .products.columns import Columns, load_columns, mix_columns
 from .products.dot import dot, round_operand
 from .products.operands import Prepared, prepare
@@ -167,7 +168,7 @@ INTEGERS = [
 ]  # fmt: skip
 
 
-@triton.jit(do_not_specialize=[*INTEGERS, "ignore_index"])
+@kernel(do_not_specialize=[*INTEGERS, "ignore_index"])
 def soft_kernel(
     logits_ptr, l_location, l_column, l_units, l_first_location, l_first, o_rows, target, keep, uniform_part,
     ignore_index, drawn, upstream, out, scale, first_location, first, rows, stored, tiles, n, b, c,

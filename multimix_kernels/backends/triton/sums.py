@@ -17,6 +17,8 @@ from torch import Tensor
 from .host import device, shapes
 from .host.blocks import Block
 from .host.constants import LN2
+from .host.kernel import kernel
+from .products.columns import begin, place_stride
 from .products.dot import dot
 from .products.targets import Target
 
@@ -25,7 +27,7 @@ class Grid(NamedTuple):
     """Tiles of each location: partial sums, scores."""
 
     pointer: Tensor
-    place: int  # strides
+    place: int | None  # strides; None: that of all examples
     split: int
     example: int
     column: int
@@ -80,7 +82,7 @@ def add_partial(pointer, total, place, j, i, b, c, FIRST: tl.constexpr, HEIGHT: 
         tl.store(at, total)
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index"])
+@kernel(do_not_specialize=["splits", "b", "c", "ignore_index"])
 def add_up_kernel(
     partial, gram, scores, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part, ignore_index,
     LABELS: tl.constexpr, TILE: tl.constexpr,
@@ -118,7 +120,7 @@ def add_up_kernel(
         # One class: exactly nothing, whatever the rounding.
         total = tl.where(c == 1, total * 0.0, total)
     if scores is not None:
-        at = scores.pointer + place * scores.place + class_part * scores.column + example_part * scores.example
+        at = begin(scores, place, b) + class_part * scores.column + example_part * scores.example
         total = tl.where(tl.load(at, mask=real, other=0.0) == float("-inf"), 0.0, total)
     if scale_ptr is not None:
         scale = scale * tl.load(scale_ptr)
@@ -126,7 +128,7 @@ def add_up_kernel(
     tl.store(out, tl.trans(total) * scale, mask=(i < b)[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c"])
+@kernel(do_not_specialize=["splits", "b", "c"])
 def balance_kernel(
     gradient_ptr, gram, scale_ptr, scale, splits, b, c, keep, uniform_part, TILE: tl.constexpr, EXAMPLES: tl.constexpr
 ):
@@ -184,9 +186,9 @@ def add_up(
     if gram is not None and target is not None and mass is not None:
         products = _gram(gram, target, mass)
         keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
-    given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
+    given = None if scores is None else Grid(scores, place_stride(scores), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
-    add_up_kernel[(triton.cdiv(c, tile), triton.cdiv(b, tile), places)](
+    add_up_kernel[(shapes.ceil_div(c, tile), shapes.ceil_div(b, tile), places)](
         Grid(partial, *strides), products, given, out, scale if scaled else None, 1.0 if scaled else scale,
         1 if in_place else partial.shape[1], b, c, keep, uniform, ignore_index,
         LABELS=target is not None and target.by_label, TILE=tile, **device.options(4, 1),
@@ -212,7 +214,7 @@ def _gram(gram: Tensor, target: Target, mass: Tensor) -> Gram:
     return Gram(gram, place, split, row, target.values, example, column, mass)
 
 
-@triton.jit(do_not_specialize=["stored", "splits", "b"])
+@kernel(do_not_specialize=["stored", "splits", "b"])
 def centre_kernel(
     attention_ptr, plain_ptr, gradient_ptr, partial_ptr, stored, splits, b, WIDTH: tl.constexpr,
     R: tl.constexpr, B: tl.constexpr,
@@ -248,7 +250,7 @@ def centre(block: Block, attention: Tensor, out: Tensor) -> None:
     examples = shapes.power_of_two(width)
     rows = max(1, 4096 // examples)
     most = min(device.programs(out) * 4, shapes.PARTIAL_BYTES // (4 * width)) // places
-    splits = max(1, min(triton.cdiv(stored, rows), most))
+    splits = max(1, min(shapes.ceil_div(stored, rows), most))
     partial = out.new_empty((places, splits, width), dtype=torch.float32)
     centre_kernel[(places * splits,)](
         attention, block.plain, block.gradient, partial, stored, splits, out.shape[1],
@@ -257,7 +259,7 @@ def centre(block: Block, attention: Tensor, out: Tensor) -> None:
     out += partial.sum(1)[:, : out.shape[1]]
 
 
-@triton.jit(do_not_specialize=["count", "b"])
+@kernel(do_not_specialize=["count", "b"])
 def finish_kernel(
     sums_ptr, count, scale, mass_ptr, b, out_ptr, TILE: tl.constexpr,
 ):  # fmt: skip

@@ -1,6 +1,7 @@
 """The device of a call: where kernels are launched, with which options, and what its matrix products read."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -8,11 +9,14 @@ from torch import Tensor
 from .. import INTERPRET
 
 OPERANDS = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+_HERE = nullcontext()  # it has no state: one for all
 
 
-def on_device(x: Tensor):
-    """Kernels are launched on the current device."""
-    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+def on_device(x: Tensor) -> AbstractContextManager:
+    """Kernels are launched on the current device, which is hardly ever another one than that of x."""
+    if x.is_cuda and x.get_device() != torch.cuda.current_device():
+        return torch.cuda.device(x.device)
+    return _HERE
 
 
 def options(warps: int, stages: int, hip: bool = torch.version.hip is not None) -> dict:
@@ -27,7 +31,12 @@ def assembly(x: Tensor) -> bool:
 
 def programs(x: Tensor) -> int:
     """Multiprocessors."""
-    return torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
+    return _multiprocessors(x.get_device()) if x.is_cuda else 2
+
+
+@cache
+def _multiprocessors(device: int) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count
 
 
 def operand(x: Tensor) -> str:

@@ -16,6 +16,11 @@ def power_of_two(x: int) -> int:
     return 1 << max(0, x - 1).bit_length()
 
 
+def ceil_div(size: int, tile: int) -> int:
+    """How many tiles cover a size; Triton's `cdiv` takes 2 us for it."""
+    return -(-size // tile)
+
+
 def unit(stride: int) -> int:
     """The largest of 16, 8, 4, 2 and 1 that divides a stride."""
     return next(u for u in (16, 8, 4, 2, 1) if stride % u == 0)
@@ -73,12 +78,15 @@ class Family:
     crowded_pairs: int = 2  # the same in `mixed_small`, where its gradient takes half of the registers
     fused_occupancy: int = 1  # programs of it per multiprocessor, for 8 warps
 
+    __hash__ = object.__hash__  # there are few, and what one has answered is kept
+
     def pair_tile(self, b: int, rows: int, warps: int, most: int = 16) -> PairTile:
         """The pairs of b examples in `rows` rows: as many in the registers of a thread as its warps leave."""
         pairs = power_of_two((b + 1) // 2)
         registers = min(most, max(1, pairs * rows // (self.lanes * warps)), pairs)
         return PairTile(registers, rows, pairs // registers, warps)
 
+    @cache  # noqa: B019
     def sampler(self, b: int, wide: bool) -> PairTile:
         """Programs of one warp wait for no other warp's rejects: 32 weights per thread, 8 in float64."""
         most = min(4, self.sampler_pairs) if wide else self.sampler_pairs
@@ -87,6 +95,7 @@ class Family:
         rows = 64 if INTERPRET else max(1, self.lanes * most * warps // pairs)
         return self.pair_tile(b, min(rows, 32), warps, most)
 
+    @cache  # noqa: B019
     def mixed_small(self, b: int, c: int, operand: str) -> Small | None:
         """None where a row tile's examples and classes do not fit on chip."""
         examples, classes = power_of_two(max(16, b)), power_of_two(max(16, c))

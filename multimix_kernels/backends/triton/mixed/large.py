@@ -14,13 +14,13 @@ lane-instructions, twice, for each of c scores. Bytes: the scratch, 2 b per row 
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..host import device, shapes
 from ..host.blocks import Block, blocks, width
 from ..host.constants import LEAST, LOG2E
+from ..host.kernel import kernel
 from ..products.columns import highest_mask, load_columns, mix_columns, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import Prepared, prepare
@@ -45,7 +45,7 @@ class Rows(NamedTuple):
     score_sum: Tensor  # of mixed scores that are no masks, over classes
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first"])
+@kernel(do_not_specialize=["stored", "rows", "tiles", "n", "b", "c", "first_location", "first"])
 def normaliser_kernel(
     scores, on_target, examples, keep, uniform_part, drawn, out, rows_ptr, sums_ptr,
     first_location, first, rows, stored, tiles, n, b, c,
@@ -121,7 +121,7 @@ def normaliser_kernel(
     add_to_sum(sums_ptr, loss)
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
+@kernel(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
 def gradient_kernel(
     scores, drawn, known, upstream, partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, HEIGHT: tl.constexpr,
@@ -177,7 +177,7 @@ def gradient_kernel(
     add_partial(partial_ptr, total, place, j, column, b, c, FIRST, HEIGHT, WIDTH, IN_PLACE)
 
 
-@triton.jit(do_not_specialize=["stored", "rows", "tiles", "b", "c", "first_location", "first"])
+@kernel(do_not_specialize=["stored", "rows", "tiles", "b", "c", "first_location", "first"])
 def weights_gradient_kernel(
     scores, both_ways, examples, keep, uniform_part, drawn, known, upstream, out_ptr,
     first_location, first, rows, stored, tiles, b, c,
@@ -230,7 +230,7 @@ class Plan:
             self.large = self.two
         self.depth = min(self.width, self.large.depth)
         self.classes = min(shapes.power_of_two(max(16, c)), self.large.classes)
-        self.chunks, self.gram_chunks = triton.cdiv(c, self.classes), triton.cdiv(self.width, self.classes)
+        self.chunks, self.gram_chunks = shapes.ceil_div(c, self.classes), shapes.ceil_div(self.width, self.classes)
         height = (self.chunks + self.gram_chunks) * self.classes
         self.in_place = not fits(height, self.width)  # the gradient itself holds its partial sums
         self.height = self.gram_chunks * self.classes if self.in_place else height

@@ -7,8 +7,6 @@ Cost per row: 3 products of 2 b c operations with the gradient, 1 without; 2 c e
 bytes per pass and about 24 c bytes, from the L2 cache.
 """
 
-import triton
-
 from ..host import device, shapes
 from ..host.blocks import blocks
 from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, sizes_for
@@ -28,7 +26,7 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
     r, b, c = scores.shape
     family, want_weights = shapes.family(scores), grad_attention is not None
     sizes = sizes_for(family.two_accumulators, operand, b, c)  # their operands are float32: small tiles
-    height = triton.cdiv(c, sizes.features) * sizes.features
+    height = shapes.ceil_div(c, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     soft = family.soft[operand]
     if want_weights:

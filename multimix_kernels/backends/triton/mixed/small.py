@@ -12,11 +12,11 @@ per program, nothing per row (4 with reduction "none").
 """
 
 import torch
-import triton
 import triton.language as tl
 
 from ..host import device, shapes
 from ..host.constants import LOG2E
+from ..host.kernel import kernel
 from ..products.columns import highest_mask, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import prepare
@@ -29,10 +29,10 @@ from ..weights.tile import as_rows, draw_tile, load_pair, not_too_small, row_sum
 INTEGERS = ["first_location", "splits", "n", "b", "c", "m", "row_offset"]
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def mixed_small_kernel(
     scores_ptr, targets_ptr, mass_ptr, flaw_ptr, keep, uniform_part, upstream, rows_ptr, sums_ptr, partial_ptr,
-    first_location, splits, c, draw, row_offset, n, b, m,
+    first_location, splits, c, draw, row_offset: tl.int64, n, b, m,
     E: tl.constexpr, R: tl.constexpr, G: tl.constexpr, CLASSES: tl.constexpr,
     KIND: tl.constexpr, OPERAND: tl.constexpr, LABELS: tl.constexpr,
 ):  # fmt: skip
@@ -130,7 +130,7 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
         raise ValueError(f"scores: {b} examples and {c} classes of this draw do not fit on chip")
     classes, width = shape.classes, 2 * shape.pair.registers * shape.pair.groups
     places = min(r, max(1, shapes.PARTIAL_BYTES // (4 * classes * width)))
-    tiles = triton.cdiv(sampler.draw.n, shape.pair.rows)
+    tiles = shapes.ceil_div(sampler.draw.n, shape.pair.rows)
     splits = max(1, min(tiles, device.programs(scores) * shape.occupancy // places))
     sums = scores.new_empty((r * splits,), dtype=torch.float64)
     partial = None if gradient is None else scores.new_empty((places, splits, classes, width), dtype=torch.float32)

@@ -28,7 +28,23 @@ class Columns(NamedTuple):
 def columns_of(x: Tensor, kept: Tensor | None = None, shift: Tensor | None = None) -> Columns:
     """x (places, examples, columns) as kernels take it."""
     place, example, column = x.stride()
-    return Columns(x, place, example, column, kept, shift)
+    return Columns(x, place if x.shape[0] > 1 else 0, example, column, kept, shift)
+
+
+def place_stride(x: Tensor) -> int | None:
+    """Of x (places, b, columns); None if it is that of b examples, or there is one place only.
+
+    Triton compiles for what divides the numbers of a record: such a stride would be compiled for again with another b.
+    """
+    places, b, _ = x.shape
+    place, example, _ = x.stride()
+    return None if places == 1 or place == b * example else place
+
+
+@triton.jit
+def begin(x, place, b):
+    """Where a place, in 64 bits, begins in a matrix whose stride is that of `place_stride`."""
+    return x.pointer + place * (b.to(tl.int64) * x.example if x.place is None else x.place)
 
 
 @triton.jit

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 
 from ..host import device, shapes
 from ..host.constants import FLOOR, FLOOR_16, LARGEST_MASK, LARGEST_MASK_16, SCALE_16
-from .columns import Columns, columns_of, finite_score, is_score
+from ..host.kernel import kernel
+from .columns import Columns, begin, columns_of, finite_score, is_score, place_stride
 from .dot import nearest
 from .targets import Target
 
@@ -37,7 +37,7 @@ class Scores(NamedTuple):
     """Scores (places, b, c) as they are given, and where they go padded, if they do."""
 
     pointer: Tensor
-    place: int
+    place: int | None  # strides; of `place_stride`
     example: int
     column: int
     shift: Tensor  # (places, width)
@@ -54,7 +54,7 @@ class Targets(NamedTuple):
     padded: Columns | None
 
 
-@triton.jit(do_not_specialize=["b", "c", "ignore_index"])
+@kernel(do_not_specialize=["b", "c", "ignore_index"])
 def prepare_kernel(
     scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c,
     WIDTH: tl.constexpr, CLASSES: tl.constexpr, R: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr,
@@ -76,7 +76,7 @@ def prepare_kernel(
         lost = label == ignore_index
     far = i.to(tl.int64)[:, None]
     if scores is not None:
-        row_ptr = scores.pointer + place * scores.place + far * scores.example
+        row_ptr = begin(scores, place, b) + far * scores.example
         half: tl.constexpr = scores.pointer.dtype.element_ty == tl.float16
         lowest: tl.constexpr = FLOOR_16 if half else FLOOR
         scale: tl.constexpr = SCALE_16 if half else 1.0
@@ -213,13 +213,13 @@ def prepare(
         examples = Examples(mass, sums, flaw)
         on_target_of = scores.new_empty((places, width, width)) if on_target else None
         found = padded(places, scores.dtype) if packed else columns_of(scores, kept, shift)
-        place, example, column = scores.stride()
-        source = Scores(scores, place, example, column, shift, on_target_of, found if packed else None)
+        _, example, column = scores.stride()
+        source = Scores(scores, place_stride(scores), example, column, shift, on_target_of, found if packed else None)
     t_example, t_column = (1, 0) if target.by_label else like.stride()
     given = Targets(like, t_example, t_column, y)
     chunk = min(1024, shapes.power_of_two(max(classes, width)))
     rows = min(width, 2048 // chunk)
-    prepare_kernel[(triton.cdiv(width, rows), places)](
+    prepare_kernel[(shapes.ceil_div(width, rows), places)](
         source, given, examples, kept, ignored, target.keep, 1 - target.keep, target.ignore_index, b, target.c,
         WIDTH=width, CLASSES=classes, R=rows, CHUNK=chunk, OPERAND=operand, LABELS=target.by_label, NAN=nan,
         **device.options(4, 1),

@@ -33,6 +33,7 @@ def upstream_of(grad_rows: Tensor) -> Upstream:
     """As kernels take it."""
     largest = torch.linalg.vector_norm(grad_rows, torch.inf, dtype=torch.float32).reshape(1)
     location, row = grad_rows.stride()
+    location = location if grad_rows.shape[0] > 1 else 0  # as it would be compiled for again with another n
     return Upstream(grad_rows, location, row, torch.where(largest > 0, largest, 1.0))
 
 

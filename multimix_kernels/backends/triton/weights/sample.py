@@ -7,13 +7,13 @@ A program draws one tile of rows. Bytes: those of the weights, written once. Ope
 import struct
 
 import torch
-import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ...contract import Draw
 from ..host import device, shapes
+from ..host.kernel import kernel
 from ..products.dot import round_operand
 from .stream import ACCURATE, HARDWARE, LOG_SPACE
 from .tile import DrawNames, as_rows, draw_tile, not_too_small, row_sum
@@ -21,19 +21,20 @@ from .tile import DrawNames, as_rows, draw_tile, not_too_small, row_sum
 # The least concentrations at which weights keep 1e-5 with float32 logarithms, and with a GPU's approximate ones; the
 # greatest at which they do with the latter.
 ACCURATE_FROM, HARDWARE_FROM, HARDWARE_TO = 0.3, 0.5, 4.0
-INTEGERS = ["first_location", "first", "stored", "tiles", "n", "m", "row_offset"]
+INTEGERS = ["first_location", "first", "stored", "tiles", "n", "b", "m", "row_offset"]
 
 
-@triton.jit(do_not_specialize=INTEGERS)
+@kernel(do_not_specialize=INTEGERS)
 def sample_kernel(
-    out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset, n, b, m,
+    out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset: tl.int64, n, b, m,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, SUBSET: tl.constexpr,
     OPERAND: tl.constexpr, WIDTH: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
     """Rows first ... first + stored - 1 of the locations first_location ... of the draw.
 
     Scratch rows are WIDTH wide with zeros past b, hold the weights as operands of matrix products, and come with the
-    inverse of their sums, so that rounding leaves no bias. plain_ptr: also mu's derivative by the attention.
+    inverse of their sums, so that rounding leaves no bias; others are b wide. plain_ptr: also mu's derivative by the
+    attention.
     """
     place = tl.program_id(0) // tiles
     k = (tl.program_id(0) % tiles).to(tl.int64) * R + tl.arange(0, R)
@@ -105,10 +106,11 @@ class Sampler:
         places, stored, width = out.shape
         shape = shapes.family(out).sampler(width, self.kind == LOG_SPACE.value)
         with device.on_device(out):
-            tiles = triton.cdiv(stored, shape.rows)
+            tiles = shapes.ceil_div(stored, shape.rows)
             sample_kernel[(tiles * places,)](
                 out, inverse, plain, first_location, first, stored, tiles, self.names, *self.counts,
-                shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand, width,
+                shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand,
+                None if inverse is None else width,
                 device.assembly(out), **device.options(shape.warps, 1),
             )  # fmt: skip
 
