@@ -47,7 +47,7 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         out=rows, rows_ptr=if_("ROWS", F32), sums_ptr="*fp64", seed_ptr=LABELS, scores_ptr=low, targets_ptr=low,
         logits_ptr=value, target_ptr=LABELS, partial_ptr=if_("GRADIENT", F32), kept_ptr=BYTES, ignored_ptr=BYTES,
         inverse_ptr=if_("SCRATCH", F32), plain_ptr=if_("PLAIN", F32), l_column=1,
-        scale_ptr=if_("SCALED", F32),
+        scale_ptr=if_("SCALED", F32), total=sums.Total("*fp64", F32, F32), total_loss=sums.Total("*fp64", F32, F32),
     )  # fmt: skip
     if kernel is soft.soft_kernel:
         of_label = soft.Targets(LABELS, None, F32)

@@ -26,7 +26,7 @@ from .products.columns import (
     score_unit,
 )
 from .products.dot import dot, nearest, round_operand
-from .sums import add_partial, add_up, centre, fits
+from .sums import Total, add_partial, add_up, centre, fits
 from .weights.sample import Sampler
 
 
@@ -197,9 +197,9 @@ class ValuesGradient:
             IN_PLACE=self.in_place, **self.sizes.options,
         )  # fmt: skip
 
-    def finish(self, scale, scores: Tensor | None = None) -> None:
-        """Writes scale times the sum; nothing where scores are -inf."""
-        add_up(self.partial, self.out, scale, scores=scores)
+    def finish(self, scale, scores: Tensor | None = None, loss: Total | None = None) -> None:
+        """Writes scale times the sum, and a loss; nothing where scores are -inf."""
+        add_up(self.partial, self.out, scale, scores=scores, loss=loss)
 
 
 def launch_weights_gradient(

@@ -22,7 +22,7 @@ from .products.columns import Columns, load_columns, mix_columns
 from .products.dot import dot, round_operand
 from .products.operands import Prepared, prepare
 from .products.targets import Target, Upstream, row_factor
-from .sums import add_to_sum, centre, log_one_plus
+from .sums import Losses, add_to_sum, centre, log_one_plus
 from .weights.sample import Sampler
 
 
@@ -223,7 +223,7 @@ def soft_kernel(
     loss = tl.where(real, loss, 0.0)
     if out.rows is not None:
         tl.store(out.rows + location * n + first + row, loss, mask=real)
-    add_to_sum(out.sums, loss)
+    add_to_sum(out.sums, loss, first_location, first)
     if out.gradient is not None:
         if out.scale is not None:
             scale = scale * tl.load(out.scale)
@@ -280,14 +280,12 @@ def launch_block(
 
 def new_sums(block: Block, rows: int) -> Tensor:
     """A sum for each tile of the first, largest block."""
-    return block.inverse.new_zeros((block.places * (block.stored // rows),), dtype=torch.float64)
+    return block.inverse.new_empty((block.places * (block.stored // rows),), dtype=torch.float64)
 
 
-def launch(logits, target: Target, sampler: Sampler, rows, upstream: Upstream | None, scale, gradient, grad_attention):
-    """Fills rows (r, n), gradient (r, n, c), grad_attention (r, b), where given.
-
-    Returns the programs' sums of row losses, in float64, and the masses of the targets.
-    """
+def launch(logits, target: Target, sampler: Sampler, losses: Losses, upstream: Upstream | None, scale, gradient,
+           grad_attention) -> None:  # fmt: skip
+    """Fills losses, gradient (r, n, c), grad_attention (r, b), where given."""
     r, _, c = logits.shape
     operand, wide = device.operand(logits), width(sampler.b)
     shape = shapes.family(logits).soft[operand]
@@ -301,12 +299,12 @@ def launch(logits, target: Target, sampler: Sampler, rows, upstream: Upstream | 
         for block in blocks(sampler, r, logits.dtype, operand, want_weights, r):
             sums = new_sums(block, shape.rows) if sums is None else sums
             launch_block(
-                logits, block.first_location, block.first, target, ready, block, sampler, operand, rows, sums,
+                logits, block.first_location, block.first, target, ready, block, sampler, operand, losses.rows, sums,
                 upstream, scale, gradient, want_weights,
             )  # fmt: skip
             if want_weights:
                 here = slice(block.first_location, block.first_location + block.places)
                 centre(block, sampler.attended[here], grad_attention[here])
+        losses.finish(sums, ready.examples.mass, sampler.b)
     if want_weights:
         grad_attention *= scale
-    return sums, ready.examples.mass

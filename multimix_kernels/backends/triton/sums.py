@@ -4,7 +4,7 @@
 of it costs a product of 2 b b c operations in float32. Where even one partial sum is too large it is the gradient
 itself. `balance` makes gradients that cancel exact: 4 bytes and an addition per element, and the products of examples
 once more. `centre` turns gradients by the weights into gradients by the attention: 8 bytes and 5 operations per weight.
-`finish` adds up row losses.
+`finish_loss` adds up row losses: where there is a gradient of scores, in one program of `add_up`.
 """
 
 from typing import NamedTuple
@@ -44,6 +44,37 @@ class Gram(NamedTuple):
     mass: Tensor
 
 
+class Total(NamedTuple):
+    """What a loss is made of, and where it goes."""
+
+    sums: Tensor  # of row losses, float64: one of each program
+    mass: Tensor | None  # of examples, where a loss without any target is NaN
+    out: Tensor
+
+
+class Losses(NamedTuple):
+    """Where losses go: those of rows (r, n), or one number (); nowhere if only gradients are wanted."""
+
+    rows: Tensor | None
+    out: Tensor | None  # scale times the sum of rows
+    scale: float
+    checked: bool  # it is NaN if no example has a target
+
+    def total(self, sums: Tensor, mass: Tensor) -> Total | None:
+        """As kernels take it, where one number is wanted."""
+        return None if self.out is None else Total(sums, mass if self.checked else None, self.out)
+
+    def finish(self, sums: Tensor, mass: Tensor, b: int) -> None:
+        """Writes the number, of b examples, in a launch of its own."""
+        total = self.total(sums, mass)
+        if total is not None:
+            finish_kernel[(1,)](total, sums.numel(), self.scale, b, TILE=FINISH_TILE, **device.options(4, 1))
+
+
+NO_LOSSES = Losses(None, None, 1.0, False)
+FINISH_TILE = 1024
+
+
 @triton.jit
 def log_one_plus(x):
     """ln(1 + x) for x >= 0, small ones with all their digits."""
@@ -54,10 +85,14 @@ def log_one_plus(x):
 
 
 @triton.jit
-def add_to_sum(sums_ptr, loss):
-    """Adds the losses of a tile to the sum of all tiles with this program's number, launch by launch."""
+def add_to_sum(sums_ptr, loss, first_location, first):
+    """Adds the losses of a tile to the sum of all tiles with this program's number, block by block.
+
+    The first block, which has the most programs, writes them.
+    """
     at = sums_ptr + tl.program_id(0)
-    tl.store(at, tl.load(at) + tl.sum(loss).to(tl.float64))
+    before = tl.load(at, mask=(first_location != 0) | (first != 0), other=0.0)
+    tl.store(at, before + tl.sum(loss).to(tl.float64))
 
 
 @triton.jit
@@ -80,12 +115,41 @@ def add_partial(pointer, total, place, j, i, b, c, FIRST: tl.constexpr, HEIGHT: 
         tl.store(at, total)
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index"])
+@triton.jit
+def finish_loss(total, count, scale, b, TILE: tl.constexpr):
+    """The loss: scale * the sum of `count` sums; with masses NaN if no example has a target."""
+    added = tl.zeros((TILE,), tl.float64)
+    for start in range(0, count, TILE):
+        k = start + tl.arange(0, TILE)
+        added += tl.load(total.sums + k, mask=k < count, other=0.0)
+    loss = (tl.sum(added) * scale).to(tl.float32)
+    if total.mass is not None:
+        found = tl.zeros((TILE,), tl.int32)
+        for start in range(0, b, TILE):
+            i = start + tl.arange(0, TILE)
+            found = found | (tl.load(total.mass + i, mask=i < b, other=0.0) != 0).to(tl.int32)
+        loss = tl.where(tl.max(found) == 0, float("nan"), loss)
+    tl.store(total.out, loss)
+
+
+@triton.jit(do_not_specialize=["count", "b"])
+def finish_kernel(total, count, scale, b, TILE: tl.constexpr):
+    """The loss, where there is nothing else to be done."""
+    finish_loss(total, count, scale, b, TILE)
+
+
+@triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index", "count"])
 def add_up_kernel(
-    partial, gram, scores, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part, ignore_index,
-    LABELS: tl.constexpr, TILE: tl.constexpr,
+    partial, gram, scores, total_loss, count, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part,
+    ignore_index, LABELS: tl.constexpr, TILE: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
-    """out (places, b, c) = scale * (sum over splits of partial - gram @ targets), zero where a score is -inf."""
+    """out (places, b, c) = scale * (sum over splits of partial - gram @ targets), zero where a score is -inf.
+
+    total_loss: also the loss, by one of the programs.
+    """
+    if total_loss is not None:  # noqa: SIM102 (a constant, and a branch)
+        if tl.program_id(0) + tl.program_id(1) + tl.program_id(2) == 0:
+            finish_loss(total_loss, count, scale, b, SUMS)
     place = tl.program_id(2).to(tl.int64)
     j = tl.program_id(0) * TILE + tl.arange(0, TILE)
     i = tl.program_id(1) * TILE + tl.arange(0, TILE)
@@ -170,12 +234,12 @@ def fits(height: int, width: int) -> bool:
 
 def add_up(
     partial: Tensor, out: Tensor, scale, gram: Tensor | None = None, target: Target | None = None,
-    mass: Tensor | None = None, scores: Tensor | None = None,
+    mass: Tensor | None = None, scores: Tensor | None = None, loss: Total | None = None,
 ) -> None:  # fmt: skip
     """out (places, b, c) from partial (places, splits, height, width), or in place from partial = out.
 
     scale: a float, or one element on the device. gram (places, splits, width, width), of it with a target. Where scores
-    (places, b, c) are -inf there is no gradient.
+    (places, b, c) are -inf there is no gradient. loss: written too, with the same scale.
     """
     places, b, c = out.shape
     tile, in_place = shapes.ADD_UP_TILE, partial is out
@@ -187,9 +251,10 @@ def add_up(
     given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
     add_up_kernel[(triton.cdiv(c, tile), triton.cdiv(b, tile), places)](
-        Grid(partial, *strides), products, given, out, scale if scaled else None, 1.0 if scaled else scale,
-        1 if in_place else partial.shape[1], b, c, keep, uniform, ignore_index,
-        LABELS=target is not None and target.by_label, TILE=tile, **device.options(4, 1),
+        Grid(partial, *strides), products, given, loss, 0 if loss is None else loss.sums.numel(), out,
+        scale if scaled else None, 1.0 if scaled else scale, 1 if in_place else partial.shape[1], b, c, keep, uniform,
+        ignore_index, LABELS=target is not None and target.by_label, TILE=tile, SUMS=FINISH_TILE,
+        **device.options(4, 1),
     )  # fmt: skip
 
 
@@ -255,29 +320,3 @@ def centre(block: Block, attention: Tensor, out: Tensor) -> None:
         WIDTH=width, R=rows, B=examples, **device.options(4, 1),
     )  # fmt: skip
     out += partial.sum(1)[:, : out.shape[1]]
-
-
-@triton.jit(do_not_specialize=["count", "b"])
-def finish_kernel(
-    sums_ptr, count, scale, mass_ptr, b, out_ptr, TILE: tl.constexpr,
-):  # fmt: skip
-    """out = scale * the sum of `count` float64 sums; with mass_ptr NaN if no example has a target."""
-    total = tl.zeros((TILE,), tl.float64)
-    for start in range(0, count, TILE):
-        k = start + tl.arange(0, TILE)
-        total += tl.load(sums_ptr + k, mask=k < count, other=0.0)
-    loss = (tl.sum(total) * scale).to(tl.float32)
-    if mass_ptr is not None:
-        found = tl.zeros((TILE,), tl.int32)
-        for start in range(0, b, TILE):
-            i = start + tl.arange(0, TILE)
-            found = found | (tl.load(mass_ptr + i, mask=i < b, other=0.0) != 0).to(tl.int32)
-        loss = tl.where(tl.max(found) == 0, float("nan"), loss)
-    tl.store(out_ptr, loss)
-
-
-def finish(sums: Tensor, scale: float, mass: Tensor | None, b: int) -> Tensor:
-    """The loss, from the sums (float64) of programs. mass: where a loss without any target is NaN."""
-    out = sums.new_empty((), dtype=torch.float32)
-    finish_kernel[(1,)](sums, sums.numel(), scale, mass, b, out, TILE=1024, **device.options(4, 1))
-    return out

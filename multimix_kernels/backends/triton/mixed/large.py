@@ -25,7 +25,7 @@ from ..products.columns import highest_mask, load_columns, mix_columns, score_un
 from ..products.dot import dot, round_operand
 from ..products.operands import Prepared, prepare
 from ..products.targets import Target, Upstream, row_factor
-from ..sums import add_partial, add_to_sum, add_up, balance, centre, fits, log_one_plus
+from ..sums import Losses, Total, add_partial, add_to_sum, add_up, balance, centre, fits, log_one_plus
 from ..weights.sample import Sampler
 
 
@@ -118,7 +118,7 @@ def normaliser_kernel(
     if rows_ptr is not None:
         at = (place + first_location) * n + first + row
         tl.store(rows_ptr + at, loss, mask=row < rows)
-    add_to_sum(sums_ptr, loss)
+    add_to_sum(sums_ptr, loss, first_location, first)
 
 
 @triton.jit(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
@@ -261,7 +261,7 @@ class Normaliser:
         """What the gradients of this block need."""
         target, tiles = self.target, block.stored // self.plan.large.rows
         if self.sums is None:
-            self.sums = block.inverse.new_zeros((block.places * tiles,), dtype=torch.float64)
+            self.sums = block.inverse.new_empty((block.places * tiles,), dtype=torch.float64)
         found = Rows(*block.inverse.new_empty((6, block.places, block.stored)).unbind())
         normaliser_kernel[(block.places * tiles,)](
             ready.scores, ready.on_target_columns, ready.examples, target.keep, target.uniform, block.drawn, found,
@@ -269,6 +269,13 @@ class Normaliser:
             target.values.shape[0], self.c, LABELS=target.by_label, **self.plan.tile,
         )  # fmt: skip
         return found
+
+    @property
+    def given_sums(self) -> Tensor:
+        """Once a block has run."""
+        if self.sums is None:
+            raise ValueError("sums: no block has run")
+        return self.sums
 
 
 class ScoresGradient:
@@ -297,10 +304,10 @@ class ScoresGradient:
                 FIRST=block.first == 0, IN_PLACE=out is not self.partial, **plan.tile,
             )  # fmt: skip
 
-    def finish(self, scores: Tensor, mass: Tensor, scale) -> None:
-        """Writes scale times the sum; there is no gradient where scores (L, b, c) are -inf."""
+    def finish(self, scores: Tensor, mass: Tensor, scale, loss: Total | None) -> None:
+        """Writes scale times the sum, and a loss; there is no gradient where scores (L, b, c) are -inf."""
         gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
-        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores)
+        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores, loss)
         balance(self.out, scale, gram, self.target, mass)
 
 
@@ -325,15 +332,12 @@ class WeightsGradient:
         centre(block, self.attention[here], self.out[here])
 
 
-def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Upstream | None, scale, gradient,
-           grad_attention):  # fmt: skip
-    """Fills rows (r, n), gradient (r, b, c), grad_attention (r, b), where given.
-
-    Returns the programs' sums of row losses, in float64, and the masses of the targets.
-    """
+def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, upstream: Upstream | None, scale,
+           gradient, grad_attention) -> None:  # fmt: skip
+    """Fills losses, gradient (r, b, c), grad_attention (r, b), where given."""
     r, _, c = scores.shape
     plan = Plan(scores, operand)
-    normaliser = Normaliser(plan, target, c, sampler.draw.n, rows)
+    normaliser = Normaliser(plan, target, c, sampler.draw.n, losses.rows)
     by_weights = None
     if grad_attention is not None:
         by_weights = WeightsGradient(grad_attention, plan, target, sampler.attended, upstream)
@@ -349,9 +353,11 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                     by_scores = ScoresGradient(gradient[here], plan, block, target, upstream)
                 by_scores.add(block, ready, known)
                 if block.last:
-                    by_scores.finish(scores[here], ready.examples.mass, scale)
+                    loss = losses.total(normaliser.given_sums, ready.examples.mass) if here.stop == r else None
+                    by_scores.finish(scores[here], ready.examples.mass, scale, loss)
             if by_weights is not None:
                 by_weights.add(block, ready, known, c)
+        if gradient is None:
+            losses.finish(normaliser.given_sums, ready.examples.mass, sampler.b)
     if grad_attention is not None:
         grad_attention *= scale
-    return normaliser.sums, ready.examples.mass

@@ -15,16 +15,13 @@ from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_plac
 from ..products.operands import prepare
 from ..products.targets import Target, Upstream
 from ..soft import launch_block, new_sums, target_for
-from ..sums import centre
+from ..sums import Losses, centre
 from ..weights.sample import Sampler
 
 
-def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Upstream | None, scale, gradient,
-           grad_attention):  # fmt: skip
-    """Fills rows (r, n), gradient (r, b, c), grad_attention (r, b), where given.
-
-    Returns the programs' sums of row losses, in float64, and the masses of the targets.
-    """
+def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, upstream: Upstream | None, scale,
+           gradient, grad_attention) -> None:  # fmt: skip
+    """Fills losses, gradient (r, b, c), grad_attention (r, b), where given."""
     r, b, c = scores.shape
     family, want_weights = shapes.family(scores), grad_attention is not None
     sizes = sizes_for(family.two_accumulators, operand, b, c)  # their operands are float32: small tiles
@@ -50,7 +47,7 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                 raise ValueError("block: has no room for logits")
             launch_mix(values, block, logits, sizes, 0, 0, sampler.zeros, scores=True)
             launch_block(
-                logits, 0, 0, target, ready, block, sampler, operand, rows, sums, upstream, 1.0,
+                logits, 0, 0, target, ready, block, sampler, operand, losses.rows, sums, upstream, 1.0,
                 None if gradient is None and not want_weights else logits,
                 want_weights,
             )  # fmt: skip
@@ -59,10 +56,12 @@ def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Up
                     total = ValuesGradient(gradient[here], sizes, block, most)
                 total.add(logits, block, 0, 0)
                 if block.last:
-                    total.finish(scale, scores[here])
+                    loss = losses.total(sums, ready.examples.mass) if here.stop == r else None
+                    total.finish(scale, scores[here], loss)
             if want_weights:
                 launch_weights_gradient(logits, values, block, sizes, 0, 0, add=True)
                 centre(block, sampler.attended[here], grad_attention[here])
+        if gradient is None:
+            losses.finish(sums, ready.examples.mass, b)
     if want_weights:
         grad_attention *= scale
-    return sums, ready.examples.mass

@@ -21,7 +21,7 @@ from ..products.columns import highest_mask, score_unit
 from ..products.dot import dot, round_operand
 from ..products.operands import prepare
 from ..products.targets import Target, Upstream, row_factor
-from ..sums import add_up, log_one_plus
+from ..sums import Losses, add_up, log_one_plus
 from ..weights.sample import Sampler
 from ..weights.stream import pair_index
 from ..weights.tile import as_rows, draw_tile, load_pair, not_too_small, row_sum
@@ -119,11 +119,9 @@ def mixed_small_kernel(
         tl.store(partial_ptr + at + columns, gradient)
 
 
-def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstream: Upstream | None, scale, gradient):
-    """Fills rows (r, n) and gradient (r, b, c), where given.
-
-    Returns the programs' sums of row losses, in float64, and the masses of the targets.
-    """
+def launch(scores, target: Target, sampler: Sampler, operand: str, losses: Losses, upstream: Upstream | None, scale,
+           gradient) -> None:  # fmt: skip
+    """Fills losses, and gradient (r, b, c) where given."""
     r, b, c = scores.shape
     shape = shapes.family(scores).mixed_small(b, c, operand)
     if shape is None or sampler.subset or sampler.draw.alpha is not None:
@@ -143,10 +141,12 @@ def launch(scores, target: Target, sampler: Sampler, operand: str, rows, upstrea
             )
             mixed_small_kernel[(count * splits,)](
                 ready.given_scores.pointer, ready.given_targets.pointer, ready.examples.mass, ready.examples.flaw,
-                target.keep, target.uniform, upstream, rows, sums[first * splits :], partial, first, splits, c,
+                target.keep, target.uniform, upstream, losses.rows, sums[first * splits :], partial, first, splits, c,
                 sampler.names, *sampler.counts, shape.pair.registers, shape.pair.rows, shape.pair.groups, classes,
                 sampler.kind, operand, target.by_label, **device.options(shape.pair.warps, 1),
             )  # fmt: skip
             if gradient is not None and partial is not None:
-                add_up(partial[:count], gradient[here], scale, scores=scores[here])
-    return sums, ready.examples.mass
+                loss = losses.total(sums, ready.examples.mass) if here.stop == r else None
+                add_up(partial[:count], gradient[here], scale, scores=scores[here], loss=loss)
+        if gradient is None:
+            losses.finish(sums, ready.examples.mass, b)
