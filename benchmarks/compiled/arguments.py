@@ -6,7 +6,7 @@ are multiples of 16, as those of padded operands are.
 
 from multimix_kernels.backends.triton import mix, soft, sums
 from multimix_kernels.backends.triton.host.blocks import Drawn
-from multimix_kernels.backends.triton.mixed import large
+from multimix_kernels.backends.triton.mixed import large, small
 from multimix_kernels.backends.triton.products import operands
 from multimix_kernels.backends.triton.products.columns import Columns
 from multimix_kernels.backends.triton.products.targets import Upstream
@@ -61,6 +61,11 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         padded = Columns(low, "i32", "i32", 1)
         named["scores"] = operands.Scores(low, "i32", "i32", 1, F32, low, padded)
         named["target"] = operands.Targets(LABELS, 1, 0, None)
+    elif kernel is small.mixed_small_kernel:
+        own = Columns(low, "i32", 1, "i32")
+        named["scores"] = operands.Scores(low, "i32", "i32", 1, None, None, own)
+        target = (LABELS, 1, 0) if on["LABELS"] else (low, "i32", 1)
+        named |= dict(target=operands.Targets(*target, own), examples=operands.Examples(F32, None, F32))
     elif kernel is mix.mix_kernel:
         named["out_ptr"] = value
     elif kernel is sums.centre_kernel:

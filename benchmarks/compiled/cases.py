@@ -180,7 +180,7 @@ def _kind(small: shapes.Small) -> tuple:
 def _mixed_small(name: str, small: shapes.Small, family: shapes.Family, operand: str) -> list[Case]:
     pair = small.pair
     constants = dict(
-        E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes,
+        E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes, EXAMPLES=small.examples,
         KIND=HARDWARE.value if family.lanes == 32 else ACCURATE.value, OPERAND=operand, LABELS=True,
     )  # fmt: skip
     plain = Case(name, mixed_small_kernel, operand, constants, pair.warps, 1)

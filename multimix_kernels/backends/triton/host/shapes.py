@@ -47,6 +47,16 @@ class Small:
     classes: int
     occupancy: int
 
+    @property
+    def width(self) -> int:
+        """Padded examples."""
+        return 2 * self.pair.registers * self.pair.groups
+
+    @property
+    def examples(self) -> int:
+        """Whose operands are prepared at a time: 16 elements to a thread."""
+        return min(self.width, 512 * self.pair.warps // self.classes)
+
 
 @dataclass(frozen=True)
 class Large:

@@ -1,9 +1,9 @@
-"""What stands before the kernels of a loss, in one launch: operands prepared for them.
+"""What stands before the products of a loss: operands prepared for them, by one launch or by a kernel for itself.
 
-`prepare` reads scores twice and targets once and writes them padded, less a shift of the example that changes no
-softmax, with a mask in the padding and zeros for what ignored examples hold. In float32 the shift is the largest score,
-so that products round differences of scores only. In lower precision, where scores are exact and differences may not
-be, it is the same where subtracting it is exact, that is where a common offset exceeds the spread, and else zero.
+`prepare_examples` reads scores twice and targets once and writes them padded, less a shift of the example that changes
+no softmax, with a mask in the padding and zeros for what ignored examples hold. In float32 the shift is the largest
+score, so that products round differences of scores only. In lower precision, where scores are exact and differences may
+not be, it is the same where subtracting it is exact, that is where a common offset exceeds the spread, and else zero.
 
 Bytes: three times those of scores and targets; operations: about ten per score. What it costs does not depend on n.
 """
@@ -40,7 +40,7 @@ class Scores(NamedTuple):
     place: int
     example: int
     column: int
-    shift: Tensor  # (places, width)
+    shift: Tensor | None  # (places, width)
     on_target: Tensor | None  # (places, width, width): the score of each example at each example's label
     padded: Columns | None
 
@@ -54,19 +54,19 @@ class Targets(NamedTuple):
     padded: Columns | None
 
 
-@triton.jit(do_not_specialize=["b", "c", "ignore_index"])
-def prepare_kernel(
-    scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c,
+@triton.jit
+def prepare_examples(
+    scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c, i, place, to,
     WIDTH: tl.constexpr, CLASSES: tl.constexpr, R: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr,
-    LABELS: tl.constexpr, NAN: tl.constexpr,
+    LABELS: tl.constexpr, NAN: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
-    """Of examples i at a location: padded scores, shift, sums, A_i. Of examples i: padded targets, masses, if kept.
+    """Of examples i (R,) at a location: padded scores, shift, sums, A_i. Of them: padded targets, masses, if kept.
 
-    NAN: scores that are none stay NaN, for products that look at them.
+    What is of the location `place` goes to the place `to` of the results, what is of all to the first one, written at
+    the first only; or, OWN, to the same. NAN: scores that are none stay NaN, for products that look at them.
     """
-    i = tl.program_id(0) * R + tl.arange(0, R)
-    place = tl.program_id(1).to(tl.int64)
-    once = place * WIDTH + i < WIDTH  # at the first location only
+    of_targets = to if OWN else to * 0
+    once = i < WIDTH if OWN else to * WIDTH + i < WIDTH
     exists = i < b
     real = exists
     if ignored_ptr is not None:
@@ -93,7 +93,8 @@ def prepare_kernel(
         if OPERAND != "fp32":
             shift = tl.where(tl.minimum(top, -bottom) > 0, 0.0, shift)  # both signs
             shift = tl.where(tl.minimum(tl.abs(top), tl.abs(bottom)) < top - bottom, 0.0, shift)
-        tl.store(scores.shift + place * WIDTH + i, shift, mask=i < WIDTH)
+        if scores.shift is not None:
+            tl.store(scores.shift + to * WIDTH + i, shift, mask=i < WIDTH)
         total = tl.zeros((R, CHUNK), tl.float32)
         masked = tl.zeros((R, CHUNK), tl.int32)
         bad = tl.zeros((R, CHUNK), tl.int32)
@@ -113,7 +114,7 @@ def prepare_kernel(
             bad = bad | (inside & ~number).to(tl.int32)
             if scores.padded is not None:
                 score = nearest(tl.where(inside, score, lowest) * scale, scores.padded.pointer.dtype.element_ty)
-                at = place * scores.padded.place + far * scores.padded.example + wide * scores.padded.column
+                at = to * scores.padded.place + far * scores.padded.example + wide * scores.padded.column
                 tl.store(scores.padded.pointer + at, score, mask=stored)
         if target.padded is not None or not LABELS:
             if LABELS:
@@ -125,16 +126,17 @@ def prepare_kernel(
                 y = tl.where(tl.abs(y) < float("inf"), y, 0.0)
             if target.padded is not None:
                 rounded = nearest(y, target.padded.pointer.dtype.element_ty)
-                at = target.padded.pointer + far * target.padded.example + wide * target.padded.column
-                tl.store(at, rounded, mask=stored & once[:, None])
+                at = of_targets * target.padded.place + far * target.padded.example + wide * target.padded.column
+                tl.store(target.padded.pointer + at, rounded, mask=stored & once[:, None])
                 y = rounded.to(tl.float32)
             mass += y
     lacks = real & (tl.max(none, 1) != 0)
     if scores is not None:
-        tl.store(examples.sums + place * WIDTH + i, tl.sum(total, 1), mask=i < WIDTH)
+        if examples.sums is not None:
+            tl.store(examples.sums + to * WIDTH + i, tl.sum(total, 1), mask=i < WIDTH)
         flaw = tl.where((tl.max(masked, 1) != 0) & (smoothing != 0), float("inf"), 0.0)
         flaw = tl.where((tl.max(bad, 1) != 0) | lacks, float("nan"), flaw)
-        tl.store(examples.flaw + place * WIDTH + i, flaw, mask=i < WIDTH)
+        tl.store(examples.flaw + to * WIDTH + i, flaw, mask=i < WIDTH)
         if scores.on_target is not None and LABELS:
             for start in range(0, WIDTH, CHUNK):
                 k = start + tl.arange(0, CHUNK)
@@ -144,7 +146,7 @@ def prepare_kernel(
                 s = tl.load(row_ptr + other[None, :] * scores.column, mask=known, other=0.0)  # (R, CHUNK)
                 s = tl.where(known, finite_score(s, shift[:, None], False), 0.0)
                 s = nearest(s * scale, scores.on_target.dtype.element_ty)
-                at = (place * WIDTH + far) * WIDTH + k[None, :]
+                at = (to * WIDTH + far) * WIDTH + k[None, :]
                 tl.store(scores.on_target + at, s, mask=(i < WIDTH)[:, None] & (k < WIDTH)[None, :])
     if LABELS:
         weight = tl.where(lost, 0.0, tl.where((label >= 0) & (label < c), 1.0, float("nan")))
@@ -152,8 +154,24 @@ def prepare_kernel(
         weight = tl.where(exists, tl.sum(mass, 1) * keep + smoothing, 0.0)
         if scores is None:  # there are no flaws
             weight = tl.where(lacks, float("nan"), weight)
-    tl.store(examples.mass + i, weight, mask=once)
-    tl.store(kept_ptr + i, (real & ~lacks).to(tl.int8), mask=once)
+    tl.store(examples.mass + of_targets * WIDTH + i, weight, mask=once)
+    if kept_ptr is not None:
+        tl.store(kept_ptr + i, (real & ~lacks).to(tl.int8), mask=once)
+
+
+@triton.jit(do_not_specialize=["b", "c", "ignore_index"])
+def prepare_kernel(
+    scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c,
+    WIDTH: tl.constexpr, CLASSES: tl.constexpr, R: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr,
+    LABELS: tl.constexpr, NAN: tl.constexpr,
+):  # fmt: skip
+    """R examples at a location."""
+    i = tl.program_id(0) * R + tl.arange(0, R)
+    place = tl.program_id(1).to(tl.int64)
+    prepare_examples(
+        scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c, i, place, place,
+        WIDTH, CLASSES, R, CHUNK, OPERAND, LABELS, NAN, OWN=False,
+    )  # fmt: skip
 
 
 @dataclass
