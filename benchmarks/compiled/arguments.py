@@ -36,7 +36,7 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
     rows = large.Rows(*[F32] * 6)
     targets = Columns(low, "i32", "i32", 1, None if on["PACKED"] else BYTES)
     named = dict(
-        gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32),
+        gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32, F32),
         draw=DrawNames(
             LABELS, if_("PER_EXAMPLE", "*fp64"), if_("ATTENTION", F32), if_("IGNORED", "*i16"),
             "*i32" if on.get("SUBSET") and on["IGNORED"] else None, *["fp32"] * 4,
@@ -47,7 +47,8 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         out=rows, rows_ptr=if_("ROWS", F32), sums_ptr="*fp64", seed_ptr=LABELS, scores_ptr=low, targets_ptr=low,
         logits_ptr=value, target_ptr=LABELS, partial_ptr=if_("GRADIENT", F32), kept_ptr=BYTES, ignored_ptr=BYTES,
         inverse_ptr=if_("SCRATCH", F32), plain_ptr=if_("PLAIN", F32), l_column=1,
-        scale_ptr=if_("SCALED", F32), total=sums.Total("*fp64", F32, F32), total_loss=sums.Total("*fp64", F32, F32),
+        apart_ptr=if_("LABELS", F32), label_ptr=if_("LABELS", LABELS), scale_ptr=if_("SCALED", F32),
+        total=sums.Total("*fp64", F32, F32), total_loss=sums.Total("*fp64", F32, F32),
     )  # fmt: skip
     if kernel is soft.soft_kernel:
         of_label = soft.Targets(LABELS, None, F32)

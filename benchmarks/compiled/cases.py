@@ -13,7 +13,7 @@ from multimix_kernels.backends.triton.host import shapes
 from multimix_kernels.backends.triton.mixed.large import gradient_kernel, normaliser_kernel, weights_gradient_kernel
 from multimix_kernels.backends.triton.mixed.small import mixed_small_kernel
 from multimix_kernels.backends.triton.products.operands import prepare_kernel
-from multimix_kernels.backends.triton.sums import FINISH_TILE, add_up_kernel, balance_kernel, centre_kernel, finish_kernel
+from multimix_kernels.backends.triton.sums import FINISH_TILE, add_up_kernel, centre_kernel, finish_kernel
 from multimix_kernels.backends.triton.weights.sample import sample_kernel
 from multimix_kernels.backends.triton.weights.stream import ACCURATE, HARDWARE, LOG_SPACE
 
@@ -97,7 +97,6 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
     found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
     ready = dict(WIDTH=B, CLASSES=1024, R=2, CHUNK=1024, OPERAND="bf16", LABELS=True, NAN=False)
     found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False))
-    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024, EXAMPLES=128), 4, 1, False))
     found.append(Case("finish", finish_kernel, "bf16", dict(TILE=FINISH_TILE), 4, 1, False))
     found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}

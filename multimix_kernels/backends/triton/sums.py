@@ -2,8 +2,8 @@
 
 `add_up` reads each partial sum of a gradient once (4 bytes, 1 addition) and writes the gradient once; the targets' half
 of it costs a product of 2 b b c operations in float32. Where even one partial sum is too large it is the gradient
-itself. `balance` makes gradients that cancel exact: 4 bytes and an addition per element, and the products of examples
-once more. `centre` turns gradients by the weights into gradients by the attention: 8 bytes and 5 operations per weight.
+itself. Gradients that cancel it makes exact, from sums over classes: 4 bytes for each of an example's parts. `centre`
+turns gradients by the weights into gradients by the attention: 8 bytes and 5 operations per weight.
 `finish_loss` adds up row losses: where there is a gradient of scores, in one program of `add_up`.
 """
 
@@ -32,7 +32,10 @@ class Grid(NamedTuple):
 
 
 class Gram(NamedTuple):
-    """M^T M (places, splits, width, width) for the weights M, and the targets that it is multiplied by."""
+    """M^T M (places, splits, width, width) for the weights M, and the targets that it is multiplied by.
+
+    apart (places, splits, chunks, width): partial sums over all classes but an example's label, where it has one.
+    """
 
     pointer: Tensor
     place: int  # strides
@@ -42,6 +45,7 @@ class Gram(NamedTuple):
     example: int
     column: int
     mass: Tensor
+    apart: Tensor | None
 
 
 class Total(NamedTuple):
@@ -96,6 +100,18 @@ def add_to_sum(sums_ptr, loss, first_location, first):
 
 
 @triton.jit
+def add_apart(apart_ptr, label_ptr, total, j, i, chunk, chunks, b, c, FIRST: tl.constexpr, WIDTH: tl.constexpr):
+    """Adds to a program's sums (chunks, WIDTH) that of a tile over its classes but the examples' labels."""
+    label = tl.load(label_ptr + i, mask=i < b, other=-1)
+    others = (j[:, None] != label[None, :]) & (j < c)[:, None]
+    found = tl.sum(tl.where(others, total, 0.0), 0)
+    at = apart_ptr + (tl.program_id(0).to(tl.int64) * chunks + chunk) * WIDTH + i
+    if not FIRST:
+        found += tl.load(at)
+    tl.store(at, found)
+
+
+@triton.jit
 def add_partial(pointer, total, place, j, i, b, c, FIRST: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
                 IN_PLACE: tl.constexpr):  # fmt: skip
     """Adds to a program's partial sum, tile (j, i) of (HEIGHT, WIDTH), or to the gradient (b, c); writes it at FIRST.
@@ -138,9 +154,9 @@ def finish_kernel(total, count, scale, b, TILE: tl.constexpr):
     finish_loss(total, count, scale, b, TILE)
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index", "count"])
+@triton.jit(do_not_specialize=["splits", "b", "c", "ignore_index", "count", "chunks"])
 def add_up_kernel(
-    partial, gram, scores, total_loss, count, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part,
+    partial, gram, chunks, scores, total_loss, count, out_ptr, scale_ptr, scale, splits, b, c, keep, uniform_part,
     ignore_index, LABELS: tl.constexpr, TILE: tl.constexpr, SUMS: tl.constexpr,
 ):  # fmt: skip
     """out (places, b, c) = scale * (sum over splits of partial - gram @ targets), zero where a score is -inf.
@@ -160,6 +176,10 @@ def add_up_kernel(
     for split in range(splits):
         total += tl.load(base + split * partial.split, mask=real, other=0.0)
     if gram is not None:
+        if LABELS:
+            own_label = tl.load(gram.target + i, mask=i < b, other=-1)
+            same = tl.zeros((TILE,), tl.float32)
+            others = tl.zeros((TILE,), tl.float32)
         for start in range(0, b, TILE):
             e = start + tl.arange(0, TILE)
             both = (e < b)[:, None] & (i < b)[None, :]
@@ -172,6 +192,10 @@ def add_up_kernel(
                 mass = tl.load(gram.mass + e, mask=e < b, other=0.0)
                 y = ((label[None, :] == j[:, None]) & (label[None, :] != ignore_index)).to(tl.float32) * keep
                 y += mass[None, :] * uniform_part
+                alike = label[:, None] == own_label[None, :]  # (examples, examples)
+                weighted = products * mass[:, None]
+                same += tl.sum(tl.where(alike, weighted, 0.0), 0)
+                others += tl.sum(tl.where(alike, 0.0, weighted), 0)
             else:
                 inside = (e < b)[None, :] & (j < c)[:, None]
                 at = gram.target + e[None, :].to(tl.int64) * gram.example + class_part * gram.column
@@ -179,6 +203,17 @@ def add_up_kernel(
                 y = tl.where(tl.abs(y) < float("inf"), y, 0.0)  # what is none reaches the rows that mix it otherwise
                 y = y * keep + tl.where(inside, uniform_part, 0.0)
             total -= dot(y, products, tl.zeros((TILE, TILE), tl.float32), "fp32")
+        if LABELS:
+            softmax = tl.zeros((TILE,), tl.float32)
+            for start in range(0, splits * chunks, TILE):
+                part = start + tl.arange(0, TILE)
+                at = gram.apart + (place * (splits * chunks) + part[:, None]) * gram.row + i[None, :]
+                inside = (part < splits * chunks)[:, None] & (i < b)[None, :]
+                softmax += tl.sum(tl.load(at, mask=inside, other=0.0), 0)
+            everywhere = (same + others) * uniform_part
+            total = balanced(
+                total, j, own_label, same * keep + everywhere, others * keep + everywhere * (c - 1), softmax
+            )  # fmt: skip
         # One class: exactly nothing, whatever the rounding.
         total = tl.where(c == 1, total * 0.0, total)
     if scores is not None:
@@ -190,41 +225,17 @@ def add_up_kernel(
     tl.store(out, tl.trans(total) * scale, mask=(i < b)[:, None] & (j < c)[None, :])
 
 
-@triton.jit(do_not_specialize=["splits", "b", "c"])
-def balance_kernel(
-    gradient_ptr, gram, scale_ptr, scale, splits, b, c, keep, uniform_part, TILE: tl.constexpr, EXAMPLES: tl.constexpr
-):
-    """Of gradient (places, b, c) the element at each example's label, where it has lost its digits.
+@triton.jit
+def balanced(total, j, label, half, rest, softmax):
+    """total (classes, examples) with the element at each example's label anew, where it has lost its digits.
 
     It is softmax less target, summed over rows in two halves that agree where all is confident and right. An example's
     elements sum to zero: minus the sum of the others is the same. It rounds relative to their halves, so it is taken
-    where the target's half is mostly at the label, and the two halves there cancel.
+    where the target's half is mostly at the label, and the two halves there cancel. half: that at the label; rest and
+    softmax: those of the other classes.
     """
-    example = tl.program_id(0).to(tl.int64)
-    place, i = example // b, example % b
-    label = tl.load(gram.target + i)
-    known = (label >= 0) & (label < c)
-    same = tl.zeros((EXAMPLES,), tl.float32)
-    every = tl.zeros((EXAMPLES,), tl.float32)
-    for start in range(0, b, EXAMPLES):
-        e = start + tl.arange(0, EXAMPLES)
-        at = gram.pointer + place * gram.place + i * gram.row + e
-        products = tl.zeros((EXAMPLES,), tl.float32)
-        for split in range(splits):
-            products += tl.load(at + split * gram.split, mask=e < b, other=0.0)
-        every += products * tl.load(gram.mass + e, mask=e < b, other=0.0)
-        same += tl.where(tl.load(gram.target + e, mask=e < b, other=-1) == label, products, 0.0)
-    whole = tl.sum(every)
-    half = tl.sum(same) * keep + whole * uniform_part
-    if scale_ptr is not None:
-        scale = scale * tl.load(scale_ptr)
-    total = tl.zeros((TILE,), tl.float32)
-    for start in range(0, c, TILE):
-        j = start + tl.arange(0, TILE)
-        total -= tl.load(gradient_ptr + example * c + j, mask=(j < c) & (j != label), other=0.0)
-    own = tl.load(gradient_ptr + example * c + label, mask=known, other=0.0)
-    cancels = (tl.abs(half) > tl.abs(whole - half)) & (tl.abs(own) * 16.0 < tl.abs(half * scale))
-    tl.store(gradient_ptr + example * c + label, tl.sum(total), mask=known & cancels)
+    cancels = (tl.abs(half) > tl.abs(rest))[None, :] & (tl.abs(total) * 16.0 < tl.abs(half)[None, :])
+    return tl.where((j[:, None] == label[None, :]) & cancels, (rest - softmax)[None, :], total)
 
 
 def fits(height: int, width: int) -> bool:
@@ -234,47 +245,36 @@ def fits(height: int, width: int) -> bool:
 
 def add_up(
     partial: Tensor, out: Tensor, scale, gram: Tensor | None = None, target: Target | None = None,
-    mass: Tensor | None = None, scores: Tensor | None = None, loss: Total | None = None,
+    mass: Tensor | None = None, apart: Tensor | None = None, scores: Tensor | None = None, loss: Total | None = None,
 ) -> None:  # fmt: skip
     """out (places, b, c) from partial (places, splits, height, width), or in place from partial = out.
 
-    scale: a float, or one element on the device. gram (places, splits, width, width), of it with a target. Where scores
-    (places, b, c) are -inf there is no gradient. loss: written too, with the same scale.
+    scale: a float, or one element on the device. gram (places, splits, width, width), of it with a target, and apart
+    (places, splits, chunks, width) of it with labels. Where scores (places, b, c) are -inf there is no gradient. loss:
+    written too, with the same scale.
     """
     places, b, c = out.shape
     tile, in_place = shapes.ADD_UP_TILE, partial is out
     strides = (b * c, 0, c, 1) if in_place else (*partial.stride()[:2], 1, partial.stride(2))
     products, keep, uniform, ignore_index = None, 0.0, 0.0, 0
     if gram is not None and target is not None and mass is not None:
-        products = _gram(gram, target, mass)
+        products = _gram(gram, target, mass, apart)
         keep, uniform, ignore_index = target.keep, target.uniform, target.ignore_index
     given = None if scores is None else Grid(scores, scores.stride(0), 0, *scores.stride()[1:])
     scaled = isinstance(scale, Tensor)
     add_up_kernel[(triton.cdiv(c, tile), triton.cdiv(b, tile), places)](
-        Grid(partial, *strides), products, given, loss, 0 if loss is None else loss.sums.numel(), out,
-        scale if scaled else None, 1.0 if scaled else scale, 1 if in_place else partial.shape[1], b, c, keep, uniform,
-        ignore_index, LABELS=target is not None and target.by_label, TILE=tile, SUMS=FINISH_TILE,
-        **device.options(4, 1),
+        Grid(partial, *strides), products, 0 if apart is None else apart.shape[2],
+        given, loss, 0 if loss is None else loss.sums.numel(), out, scale if scaled else None,
+        1.0 if scaled else scale, 1 if in_place else partial.shape[1], b, c, keep, uniform, ignore_index,
+        LABELS=target is not None and target.by_label, TILE=tile, SUMS=FINISH_TILE, **device.options(4, 1),
     )  # fmt: skip
 
 
-def balance(gradient: Tensor, scale, gram: Tensor, target: Target, mass: Tensor) -> None:
-    """In place; gradient (places, b, c), and of it the rest as `add_up` takes it. Nothing is done for probabilities."""
-    places, b, c = gradient.shape
-    if target.by_label:
-        scaled = isinstance(scale, Tensor)
-        balance_kernel[(places * b,)](
-            gradient, _gram(gram, target, mass), scale if scaled else None, 1.0 if scaled else scale, gram.shape[1],
-            b, c, target.keep, target.uniform, TILE=min(1024, shapes.power_of_two(c)), EXAMPLES=128,
-            **device.options(4, 1),
-        )  # fmt: skip
-
-
-def _gram(gram: Tensor, target: Target, mass: Tensor) -> Gram:
+def _gram(gram: Tensor, target: Target, mass: Tensor, apart: Tensor | None) -> Gram:
     """gram (places, splits, width, width) as kernels take it."""
     example, column = (1, 0) if target.by_label else target.values.stride()
     place, split, row, _ = gram.stride()
-    return Gram(gram, place, split, row, target.values, example, column, mass)
+    return Gram(gram, place, split, row, target.values, example, column, mass, apart)
 
 
 @triton.jit(do_not_specialize=["stored", "splits", "b"])

@@ -25,7 +25,7 @@ from ..products.columns import highest_mask, load_columns, mix_columns, score_un
 from ..products.dot import dot, round_operand
 from ..products.operands import Prepared, prepare
 from ..products.targets import Target, Upstream, row_factor
-from ..sums import Losses, Total, add_partial, add_to_sum, add_up, balance, centre, fits, log_one_plus
+from ..sums import Losses, Total, add_apart, add_partial, add_to_sum, add_up, centre, fits, log_one_plus
 from ..weights.sample import Sampler
 
 
@@ -123,11 +123,14 @@ def normaliser_kernel(
 
 @triton.jit(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
 def gradient_kernel(
-    scores, drawn, known, upstream, partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
+    scores, drawn, known, upstream, partial_ptr, apart_ptr, label_ptr,
+    first_location, first, rows, stored, splits, b, c, chunks,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, HEIGHT: tl.constexpr,
     OPERAND: tl.constexpr, LABELS: tl.constexpr, FIRST: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """Adds a super-block to partial (places, splits, HEIGHT, WIDTH): (T softmax)^T M, and after `chunks` of it M^T M.
+
+    With labels also to apart (places, splits, chunks, WIDTH), which is what `add_up` balances the gradient with.
 
     Everything is transposed, classes by rows, so that the softmax goes from registers into the second product.
     """
@@ -163,6 +166,8 @@ def gradient_kernel(
             if upstream is not None:
                 p *= row_factor(upstream, location, first, row, rows)[None, :]
             total = dot(round_operand(p, OPERAND), own, total, OPERAND)
+        if LABELS:
+            add_apart(apart_ptr, label_ptr, total, j, column, chunk, chunks, b, c, FIRST, WIDTH)
     else:
         i = (chunk - chunks) * CLASSES + tl.arange(0, CLASSES)
         for tile in range(split, tl.cdiv(rows, R), splits):
@@ -290,25 +295,28 @@ class ScoresGradient:
         tiles = block.stored // plan.large.rows
         self.splits = 1 if plan.in_place else max(1, min(splits, plan.most // block.places, tiles))
         self.partial = out.new_empty((block.places, self.splits, plan.height, plan.width))
+        shape = (block.places, self.splits, plan.chunks, plan.width)
+        self.apart = out.new_empty(shape) if target.by_label else None
 
     def add(self, block: Block, ready: Prepared, known: Rows) -> None:
         """The part of a block."""
         plan, (_, b, c) = self.plan, self.out.shape
+        labels = self.target.values if self.target.by_label else None
         parts = [(self.partial, plan.chunks + plan.gram_chunks, plan.chunks)]
         if plan.in_place:
             parts = [(self.out, plan.chunks, plan.chunks), (self.partial, plan.gram_chunks, 0)]
         for out, some, of_classes in parts:
             gradient_kernel[(block.places * self.splits, some, self.columns)](
-                ready.scores, block.drawn, known, self.upstream, out, block.first_location, block.first, block.rows,
-                block.stored, self.splits, b, c, of_classes, HEIGHT=some * plan.classes, LABELS=self.target.by_label,
-                FIRST=block.first == 0, IN_PLACE=out is not self.partial, **plan.tile,
+                ready.scores, block.drawn, known, self.upstream, out, self.apart, labels, block.first_location,
+                block.first, block.rows, block.stored, self.splits, b, c, of_classes, HEIGHT=some * plan.classes,
+                LABELS=self.target.by_label, FIRST=block.first == 0, IN_PLACE=out is not self.partial, **plan.tile,
             )  # fmt: skip
 
     def finish(self, scores: Tensor, mass: Tensor, scale, loss: Total | None) -> None:
         """Writes scale times the sum, and a loss; there is no gradient where scores (L, b, c) are -inf."""
         gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
-        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores, loss)
-        balance(self.out, scale, gram, self.target, mass)
+        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, self.apart,
+               scores, loss)  # fmt: skip
 
 
 class WeightsGradient:
