@@ -16,7 +16,7 @@ F32, LABELS, BYTES = "*fp32", "*i64", "*i8"
 FLOATS = {"keep", "uniform_part", "smoothing", "scale"}
 FLAGS = dict(
     PER_EXAMPLE=False, ATTENTION=False, IGNORED=True, PACKED=True, LABELS=True, ROWS=False, GRADIENT=True,
-    WEIGHTS=False, WEIGHTED=False, SCALED=False, SCRATCH=True, PLAIN=False, WIDE=False,
+    WEIGHTS=False, WEIGHTED=False, SCALED=False, SCRATCH=True, PLAIN=False, WIDE=False, PREPARING=False,
 )  # fmt: skip
 
 
@@ -34,6 +34,10 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         return Columns(kind, "i32", "i32", 1, *((None, None) if on["PACKED"] else place))
 
     rows = large.Rows(*[F32] * 6)
+    padded = operands.Scores(low, "i32", "i32", 1, F32, low, Columns(low, "i32", "i32", 1))
+    given = operands.Given(
+        padded, operands.Targets(LABELS, 1, 0, None), operands.Examples(F32, F32, F32), BYTES, BYTES, "fp32", "fp32"
+    )
     targets = Columns(low, "i32", "i32", 1, None if on["PACKED"] else BYTES)
     named = dict(
         gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32, F32),
@@ -59,9 +63,7 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         named["partial"] = sums.Grid(F32, "i32", "i32", 1, "i32")
         named["scores"] = sums.Grid(low, "i32", 0, "i32", 1)
     elif kernel is operands.prepare_kernel:
-        padded = Columns(low, "i32", "i32", 1)
-        named["scores"] = operands.Scores(low, "i32", "i32", 1, F32, low, padded)
-        named["target"] = operands.Targets(LABELS, 1, 0, None)
+        named["scores"], named["target"] = given.scores, given.target
     elif kernel is small.mixed_small_kernel:
         own = Columns(low, "i32", 1, "i32")
         named["scores"] = operands.Scores(low, "i32", "i32", 1, None, None, own)
@@ -73,6 +75,7 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         named["plain_ptr"] = F32
     elif kernel.__name__ == "sample_kernel":
         named["out_ptr"] = low
+        named["given"] = if_("PREPARING", given)
     found = {}
     for name in kernel.arg_names:
         default = "fp32" if name in FLOATS else F32 if name.endswith("_ptr") else "i32"

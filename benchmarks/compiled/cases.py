@@ -25,6 +25,8 @@ B, MANY = 128, 1024  # examples
 SMALL_SHAPES = [(b, c) for b in (16, 32, 64, 128, 256) for c in (16, 32, 64, 128, 256)]  # padded examples, classes
 REPRESENTATIVE = {"mixed_small c=100", "normaliser", "gradient", "soft"}  # and the first sampler
 DRAW = dict(SUBSET=False)
+ALONE = dict(CLASSES=0, EXAMPLES=0, CHUNK=0, LABELS=False, NAN=False)  # weights, and no operands beside them
+BESIDE = dict(PREPARING=True, CLASSES=1024, EXAMPLES=2, CHUNK=256, LABELS=True)
 
 
 @dataclass(frozen=True)
@@ -80,12 +82,13 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
         tile = family.sampler(B, kind.value == LOG_SPACE.value)
         constants = dict(
             E=tile.registers, R=tile.rows, C=tile.groups, KIND=kind.value, **DRAW, OPERAND="bf16", SCRATCH=True,
-            PLAIN=False, WIDTH=B, ASSEMBLY=family.lanes == 32,
+            PLAIN=False, WIDTH=B, ASSEMBLY=family.lanes == 32, **ALONE,
         )  # fmt: skip
         drawn = Case(f"sample, {name}", sample_kernel, "bf16", constants, tile.warps, 1, False)
         found += [
             drawn,
             drawn.but("attention", ATTENTION=True),
+            drawn.but("operands beside", **BESIDE),
             drawn.but("subset, attention", SUBSET=True, ATTENTION=True, PLAIN=True),
             drawn.but("output", SCRATCH=False, IGNORED=False, OPERAND="fp32").launched(operand="fp32"),
         ]

@@ -23,7 +23,7 @@ from ..host.blocks import Block, blocks, width
 from ..host.constants import LEAST, LOG2E
 from ..products.columns import highest_mask, load_columns, mix_columns, score_unit
 from ..products.dot import dot, round_operand
-from ..products.operands import Prepared, prepare
+from ..products.operands import Preparation, Prepared, preparation
 from ..products.targets import Target, Upstream, row_factor
 from ..sums import Losses, Total, add_apart, add_partial, add_to_sum, add_up, centre, fits, log_one_plus
 from ..weights.sample import Sampler
@@ -349,12 +349,17 @@ def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, up
     by_weights = None
     if grad_attention is not None:
         by_weights = WeightsGradient(grad_attention, plan, target, sampler.attended, upstream)
+
+    def prepare(here: slice) -> Preparation:
+        """Of some locations."""
+        stored = plan.chunks * plan.classes
+        return preparation(scores[here], target, sampler.left_out, plan.width, stored, operand, on_target=True)
+
     with device.on_device(scores):
-        for block in blocks(sampler, r, scores.dtype, operand, by_weights is not None, plan.most):
+        for block in blocks(sampler, r, scores.dtype, operand, by_weights is not None, plan.most, prepare=prepare):
             here = slice(block.first_location, block.first_location + block.places)
             if block.first == 0:
-                stored = plan.chunks * plan.classes
-                ready = prepare(scores[here], target, sampler.left_out, plan.width, stored, operand, on_target=True)
+                ready = block.preparation.finish()
             known = normaliser.run(block, ready)
             if gradient is not None:
                 if block.first == 0:

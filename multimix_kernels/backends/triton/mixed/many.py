@@ -12,7 +12,7 @@ import triton
 from ..host import device, shapes
 from ..host.blocks import blocks
 from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_places, sizes_for
-from ..products.operands import prepare
+from ..products.operands import Preparation, preparation
 from ..products.targets import Target, Upstream
 from ..soft import launch_block, new_sums, target_for
 from ..sums import Losses, centre
@@ -31,17 +31,19 @@ def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, up
     if want_weights:
         grad_attention.zero_()
     sums = None
+
+    def prepare(here: slice) -> Preparation:
+        """Of some locations. NaN stays: the product sees it, and what it may leave out."""
+        return preparation(scores[here], target, sampler.left_out, sizes.width, height, operand, nan=True)
+
     with device.on_device(scores):
         classes = min(shapes.power_of_two(max(16, c)), soft.classes)
         ready = target_for(target, sampler.left_out, sizes.width, c, classes, scores.dtype)
-        for block in blocks(sampler, r, scores.dtype, operand, want_weights, most, c):
+        for block in blocks(sampler, r, scores.dtype, operand, want_weights, most, c, prepare):
             here = slice(block.first_location, block.first_location + block.places)
             sums = new_sums(block, soft.rows) if sums is None else sums
             if block.first == 0:
-                # NaN stays: the product sees it, and what it may leave out.
-                values = prepare(
-                    scores[here], target, sampler.left_out, sizes.width, height, operand, nan=True
-                ).given_scores
+                values = block.preparation.finish().given_scores
             logits = block.logits
             if logits is None:
                 raise ValueError("block: has no room for logits")

@@ -1,4 +1,4 @@
-"""What stands before the products of a loss: operands prepared for them, by one launch or by a kernel for itself.
+"""What stands before the products of a loss: operands prepared for them, beside the weights or by a kernel for itself.
 
 `prepare_examples` reads scores twice and targets once and writes them padded, less a shift of the example that changes
 no softmax, with a mask in the padding and zeros for what ignored examples hold. In float32 the shift is the largest
@@ -206,21 +206,75 @@ class Prepared:
         return columns_of(self.on_target)
 
 
-def prepare(
+class Given(NamedTuple):
+    """What is prepared, and where it goes, as kernels take it."""
+
+    scores: Scores | None
+    target: Targets
+    examples: Examples
+    kept: Tensor
+    ignored: Tensor | None  # int8 (b,)
+    keep: float
+    smoothing: float
+
+
+@dataclass
+class Preparation:
+    """Operands that are still to be prepared: by `launch`, or by the kernel that draws weights."""
+
+    given: Given
+    target: Target
+    places: int
+    width: int
+    classes: int
+    operand: str
+    nan: bool
+    prepared: Prepared
+
+    def tile(self, elements: int) -> tuple[int, int]:
+        """Examples and columns of a tile of so many elements."""
+        chunk = min(elements // 2, shapes.power_of_two(max(self.classes, self.width)))
+        return min(self.width, elements // chunk), chunk
+
+    def launch(self) -> Prepared:
+        """In a launch of its own."""
+        rows, chunk = self.tile(2048)
+        given, target = self.given, self.target
+        prepare_kernel[(triton.cdiv(self.width, rows), self.places)](
+            *given[:5], given.keep, given.smoothing, target.ignore_index, target.values.shape[0], target.c,
+            WIDTH=self.width, CLASSES=self.classes, R=rows, CHUNK=chunk, OPERAND=self.operand, LABELS=target.by_label,
+            NAN=self.nan, **device.options(4, 1),
+        )  # fmt: skip
+        return self.finish()
+
+    def finish(self) -> Prepared:
+        """What a kernel has prepared; of probabilities a part is done here."""
+        scores, on_target = self.given.scores, self.prepared.on_target
+        if scores is not None and scores.shift is not None and on_target is not None and not self.target.by_label:
+            shift = scores.shift[:, : self.target.values.shape[0]]
+            _products_with_targets(scores.pointer, self.given.ignored, shift, self.target, on_target)
+        return self.prepared
+
+
+def prepare(*arguments, **options) -> Prepared:
+    """`preparation`, in a launch of its own."""
+    return preparation(*arguments, **options).launch()
+
+
+def preparation(
     scores: Tensor | None, target: Target, ignored: Tensor | None, width: int, classes: int, operand: str, *,
-    transposed: bool = False, on_target: bool = False, targets: torch.dtype | None = None, nan: bool = False,
-) -> Prepared:  # fmt: skip
-    """One launch. scores (L, b, c) or None; targets: the dtype in which padded targets are wanted, if they are.
+    on_target: bool = False, targets: torch.dtype | None = None, nan: bool = False,
+) -> Preparation:  # fmt: skip
+    """scores (L, b, c) or None; targets: the dtype in which padded targets are wanted, if they are.
 
     ignored (b,) int8.
     """
-    b, like = target.values.shape[0], target.values
+    like = target.values
     places = 1 if scores is None else scores.shape[0]
     mass, kept = like.new_empty((width,), dtype=torch.float32), like.new_empty((width,), dtype=torch.int8)
 
     def padded(places: int, dtype: torch.dtype) -> Columns:
-        x = like.new_empty((places, *((classes, width) if transposed else (width, classes))), dtype=dtype)
-        return Columns(x, width * classes, *((1, width) if transposed else (classes, 1)))
+        return columns_of(like.new_empty((places, width, classes), dtype=dtype))
 
     y = None if targets is None else padded(1, targets)
     source = on_target_of = found = None
@@ -234,19 +288,12 @@ def prepare(
         place, example, column = scores.stride()
         source = Scores(scores, place, example, column, shift, on_target_of, found if packed else None)
     t_example, t_column = (1, 0) if target.by_label else like.stride()
-    given = Targets(like, t_example, t_column, y)
-    chunk = min(1024, shapes.power_of_two(max(classes, width)))
-    rows = min(width, 2048 // chunk)
-    prepare_kernel[(triton.cdiv(width, rows), places)](
-        source, given, examples, kept, ignored, target.keep, 1 - target.keep, target.ignore_index, b, target.c,
-        WIDTH=width, CLASSES=classes, R=rows, CHUNK=chunk, OPERAND=operand, LABELS=target.by_label, NAN=nan,
-        **device.options(4, 1),
-    )  # fmt: skip
-    if scores is not None and on_target_of is not None and not target.by_label:
-        _products_with_targets(scores, ignored, shift[:, :b], target, on_target_of)
+    keep = target.keep
+    given = Given(source, Targets(like, t_example, t_column, y), examples, kept, ignored, keep, 1 - keep)
     if y is None and not target.by_label:
         y = Columns(like, 0, t_example, t_column, kept)
-    return Prepared(found, y, on_target_of, examples, kept)
+    prepared = Prepared(found, y, on_target_of, examples, kept)
+    return Preparation(given, target, places, width, classes, operand, nan, prepared)
 
 
 def _products_with_targets(scores: Tensor, ignored: Tensor | None, shift: Tensor, target: Target, out: Tensor) -> None:
