@@ -13,7 +13,14 @@ from multimix_kernels.backends.triton.host import shapes
 from multimix_kernels.backends.triton.mixed.large import gradient_kernel, normaliser_kernel, weights_gradient_kernel
 from multimix_kernels.backends.triton.mixed.small import mixed_small_kernel
 from multimix_kernels.backends.triton.products.operands import prepare_kernel
-from multimix_kernels.backends.triton.sums import FINISH_TILE, add_up_kernel, centre_kernel, finish_kernel
+from multimix_kernels.backends.triton.sums import (
+    ATTENTION_TILE,
+    FINISH_TILE,
+    add_up_kernel,
+    attention_kernel,
+    centre_kernel,
+    finish_kernel,
+)
 from multimix_kernels.backends.triton.weights.sample import sample_kernel
 from multimix_kernels.backends.triton.weights.stream import ACCURATE, HARDWARE, LOG_SPACE
 
@@ -101,6 +108,8 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
     ready = dict(WIDTH=B, CLASSES=1024, R=2, CHUNK=1024, OPERAND="bf16", LABELS=True, NAN=False)
     found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False))
     found.append(Case("finish", finish_kernel, "bf16", dict(TILE=FINISH_TILE), 4, 1, False))
+    total = dict(WIDTH=B, SPLITS=64, TILE=ATTENTION_TILE)
+    found.append(Case("attention", attention_kernel, "bf16", total, 4, 1, False))
     found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}
     return [replace(case, representative=case.name in few and case.operand == "bf16") for case in found]
@@ -158,6 +167,7 @@ def _products(family: shapes.Family, operand: str) -> list[Case]:
     small_tile = dict(warps=two.warps, stages=two.stages)
     return found + [
         normaliser.but("probabilities, rows", **probabilities, ROWS=True),
+        normaliser.but("few rows", R=16),
         normaliser.but("in place", **unpacked, **tile, CLASSES=two.classes).launched(**small_tile),
         gradient.but("probabilities, upstream", **probabilities, WEIGHTED=True),
         gradient.but("in place", **unpacked, **in_place, **tile, CLASSES=two.classes).launched(**small_tile),

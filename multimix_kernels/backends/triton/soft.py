@@ -22,7 +22,7 @@ from .products.columns import Columns, load_columns, mix_columns
 from .products.dot import dot, round_operand
 from .products.operands import Prepared, prepare
 from .products.targets import Target, Upstream, row_factor
-from .sums import Losses, add_to_sum, centre, log_one_plus
+from .sums import AttentionGradient, Losses, add_to_sum, log_one_plus
 from .weights.sample import Sampler
 
 
@@ -290,8 +290,7 @@ def launch(logits, target: Target, sampler: Sampler, losses: Losses, upstream: U
     operand, wide = device.operand(logits), width(sampler.b)
     shape = shapes.family(logits).soft[operand]
     want_weights = grad_attention is not None
-    if want_weights:
-        grad_attention.zero_()
+    by_weights = AttentionGradient(grad_attention, sampler.attended, scale) if want_weights else None
     with device.on_device(logits):
         classes = min(shapes.power_of_two(max(16, c)), shape.classes)
         ready = target_for(target, sampler.left_out, wide, c, classes, logits.dtype)
@@ -302,9 +301,7 @@ def launch(logits, target: Target, sampler: Sampler, losses: Losses, upstream: U
                 logits, block.first_location, block.first, target, ready, block, sampler, operand, losses.rows, sums,
                 upstream, scale, gradient, want_weights,
             )  # fmt: skip
-            if want_weights:
-                here = slice(block.first_location, block.first_location + block.places)
-                centre(block, sampler.attended[here], grad_attention[here])
-        losses.finish(sums, ready.examples.mass, sampler.b)
-    if want_weights:
-        grad_attention *= scale
+            if by_weights is not None:
+                by_weights.add(block)
+            if block.last and block.first_location + block.places == r:
+                losses.finish(sums, ready.examples.mass, sampler.b)

@@ -2,14 +2,13 @@
 
 `add_up` reads each partial sum of a gradient once (4 bytes, 1 addition) and writes the gradient once; the targets' half
 of it costs a product of 2 b b c operations in float32. Where even one partial sum is too large it is the gradient
-itself. Gradients that cancel it makes exact, from sums over classes: 4 bytes for each of an example's parts. `centre`
-turns gradients by the weights into gradients by the attention: 8 bytes and 5 operations per weight.
+itself. Gradients that cancel it makes exact, from sums over classes: 4 bytes for each of an example's parts.
+`AttentionGradient` turns gradients by the weights into one by the attention: 8 bytes and 5 operations per weight.
 `finish_loss` adds up row losses: where there is a gradient of scores, in one program of `add_up`.
 """
 
 from typing import NamedTuple
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
@@ -76,7 +75,7 @@ class Losses(NamedTuple):
 
 
 NO_LOSSES = Losses(None, None, 1.0, False)
-FINISH_TILE = 1024
+FINISH_TILE, ATTENTION_TILE = 1024, 32
 
 
 @triton.jit
@@ -103,6 +102,7 @@ def add_to_sum(sums_ptr, loss, first_location, first):
 def add_apart(apart_ptr, label_ptr, total, j, i, chunk, chunks, b, c, FIRST: tl.constexpr, WIDTH: tl.constexpr):
     """Adds to a program's sums (chunks, WIDTH) that of a tile over its classes but the examples' labels."""
     label = tl.load(label_ptr + i, mask=i < b, other=-1)
+    label = tl.where((label >= 0) & (label < c), label, -1).to(tl.int32)
     others = (j[:, None] != label[None, :]) & (j < c)[:, None]
     found = tl.sum(tl.where(others, total, 0.0), 0)
     at = apart_ptr + (tl.program_id(0).to(tl.int64) * chunks + chunk) * WIDTH + i
@@ -277,14 +277,14 @@ def _gram(gram: Tensor, target: Target, mass: Tensor, apart: Tensor | None) -> G
     return Gram(gram, place, split, row, target.values, example, column, mass, apart)
 
 
-@triton.jit(do_not_specialize=["stored", "splits", "b"])
+@triton.jit(do_not_specialize=["stored", "first", "splits", "b"])
 def centre_kernel(
-    attention_ptr, plain_ptr, gradient_ptr, partial_ptr, stored, splits, b, WIDTH: tl.constexpr,
+    attention_ptr, plain_ptr, gradient_ptr, partial_ptr, stored, first, splits, b, WIDTH: tl.constexpr,
     R: tl.constexpr, B: tl.constexpr,
 ):  # fmt: skip
-    """partial (places, splits, WIDTH): sums over rows of plain_i (g_i - sum_j mu_j g_j) for g = d loss / d mu.
+    """Adds to partial (places, splits, WIDTH) sums over rows of plain_i (g_i - sum_j mu_j g_j) for g = d loss / d mu.
 
-    mu is attention times plain: weights in the scratch are rounded.
+    The first block writes them. mu is attention times plain: weights in the scratch are rounded.
     """
     place = (tl.program_id(0) // splits).to(tl.int64)
     i = tl.arange(0, B)
@@ -302,21 +302,56 @@ def centre_kernel(
         # An example alone in its row has no gradient, whatever the rounding: `plain` may be 1e38.
         centred = tl.where((tl.max(mu, 1) == tl.sum(mu, 1))[:, None], 0.0, centred)
         total += tl.sum(tl.where((centred == 0) | (plain == 0), 0.0, plain * centred), 0)
-    tl.store(partial_ptr + tl.program_id(0).to(tl.int64) * WIDTH + i, total, mask=i < WIDTH)
+    at = partial_ptr + tl.program_id(0).to(tl.int64) * WIDTH + i
+    if first != 0:
+        total += tl.load(at, mask=i < WIDTH, other=0.0)
+    tl.store(at, total, mask=i < WIDTH)
 
 
-def centre(block: Block, attention: Tensor, out: Tensor) -> None:
-    """Adds to out (places, b) the attention's gradient from that of the weights, for one super-block."""
-    if block.plain is None or block.gradient is None:
-        raise ValueError("block: drawn without what attention gradients need")
-    places, stored, width = block.plain.shape
-    examples = shapes.power_of_two(width)
-    rows = max(1, 4096 // examples)
-    most = min(device.programs(out) * 4, shapes.PARTIAL_BYTES // (4 * width)) // places
-    splits = max(1, min(triton.cdiv(stored, rows), most))
-    partial = out.new_empty((places, splits, width), dtype=torch.float32)
-    centre_kernel[(places * splits,)](
-        attention, block.plain, block.gradient, partial, stored, splits, out.shape[1],
-        WIDTH=width, R=rows, B=examples, **device.options(4, 1),
-    )  # fmt: skip
-    out += partial.sum(1)[:, : out.shape[1]]
+@triton.jit(do_not_specialize=["splits", "b"])
+def attention_kernel(
+    partial_ptr, out_ptr, scale_ptr, scale, splits, b, WIDTH: tl.constexpr, SPLITS: tl.constexpr, TILE: tl.constexpr
+):
+    """out (places, b) = scale * the sum over splits of partial (places, splits, WIDTH)."""
+    i = tl.program_id(0) * TILE + tl.arange(0, TILE)
+    place = tl.program_id(1).to(tl.int64)
+    total = tl.zeros((SPLITS, TILE), tl.float32)
+    for start in range(0, splits, SPLITS):
+        split = start + tl.arange(0, SPLITS)
+        at = partial_ptr + (place * splits + split[:, None]) * WIDTH + i[None, :]
+        total += tl.load(at, mask=(split < splits)[:, None] & (i < b)[None, :], other=0.0)
+    if scale_ptr is not None:
+        scale = scale * tl.load(scale_ptr)
+    tl.store(out_ptr + place * b + i, tl.sum(total, 0) * scale, mask=i < b)
+
+
+class AttentionGradient:
+    """That of the attention from those of the weights, added up over the blocks of some locations."""
+
+    def __init__(self, out: Tensor, attention: Tensor, scale) -> None:
+        """out (r, b): scale, a float or one element on the device, times the sum."""
+        self.out, self.attention, self.scale = out, attention, scale
+
+    def add(self, block: Block) -> None:
+        """The part of a block; out after the last one of these locations."""
+        if block.plain is None or block.gradient is None:
+            raise ValueError("block: drawn without what attention gradients need")
+        (places, stored, width), b = block.plain.shape, self.out.shape[1]
+        examples = shapes.power_of_two(width)
+        rows = max(1, 4096 // examples)
+        if block.first == 0:
+            most = min(device.programs(self.out) * 4, shapes.PARTIAL_BYTES // (4 * width)) // places
+            splits = max(1, min(triton.cdiv(stored, rows), most))
+            self.partial = self.out.new_empty((places, splits, width))
+        here = slice(block.first_location, block.first_location + places)
+        splits = self.partial.shape[1]
+        centre_kernel[(places * splits,)](
+            self.attention[here], block.plain, block.gradient, self.partial, stored, block.first, splits,
+            b, WIDTH=width, R=rows, B=examples, **device.options(4, 1),
+        )  # fmt: skip
+        if block.last:
+            scaled = isinstance(self.scale, Tensor)
+            attention_kernel[(triton.cdiv(b, ATTENTION_TILE), places)](
+                self.partial, self.out[here], self.scale if scaled else None, 1.0 if scaled else self.scale, splits, b,
+                WIDTH=width, SPLITS=64, TILE=ATTENTION_TILE, **device.options(4, 1),
+            )  # fmt: skip

@@ -25,7 +25,7 @@ from ..products.columns import highest_mask, load_columns, mix_columns, score_un
 from ..products.dot import dot, round_operand
 from ..products.operands import Preparation, Prepared, preparation
 from ..products.targets import Target, Upstream, row_factor
-from ..sums import Losses, Total, add_apart, add_partial, add_to_sum, add_up, centre, fits, log_one_plus
+from ..sums import AttentionGradient, Losses, Total, add_apart, add_partial, add_to_sum, add_up, fits, log_one_plus
 from ..weights.sample import Sampler
 
 
@@ -256,22 +256,28 @@ class Plan:
 
 
 class Normaliser:
-    """Log-sum-exps and losses, block by block; `sums` are those of the programs, in float64."""
+    """Log-sum-exps and losses, block by block; `sums` are those of the programs, in float64.
 
-    def __init__(self, plan: Plan, target: Target, c: int, n: int, rows: Tensor | None) -> None:
-        self.plan, self.target, self.c, self.n, self.rows = plan, target, c, n, rows
+    Few rows go in small tiles, as each is read by one program, with all classes.
+    """
+
+    def __init__(self, plan: Plan, target: Target, scores: Tensor, n: int, rows: Tensor | None) -> None:
+        self.plan, self.target, self.n, self.rows = plan, target, n, rows
+        r, _, self.c = scores.shape
+        # By all rows and locations: so that a loss is the same whatever else is wanted.
+        self.tile_rows = shapes.rows_that_fill(plan.large.rows, n * r, device.programs(scores))
         self.sums: Tensor | None = None
 
     def run(self, block: Block, ready: Prepared) -> Rows:
         """What the gradients of this block need."""
-        target, tiles = self.target, block.stored // self.plan.large.rows
+        target, tiles = self.target, block.stored // self.tile_rows
         if self.sums is None:
             self.sums = block.inverse.new_empty((block.places * tiles,), dtype=torch.float64)
         found = Rows(*block.inverse.new_empty((6, block.places, block.stored)).unbind())
         normaliser_kernel[(block.places * tiles,)](
             ready.scores, ready.on_target_columns, ready.examples, target.keep, target.uniform, block.drawn, found,
             self.rows, self.sums, block.first_location, block.first, block.rows, block.stored, tiles, self.n,
-            target.values.shape[0], self.c, LABELS=target.by_label, **self.plan.tile,
+            target.values.shape[0], self.c, LABELS=target.by_label, **self.plan.tile | dict(R=self.tile_rows),
         )  # fmt: skip
         return found
 
@@ -322,22 +328,21 @@ class ScoresGradient:
 class WeightsGradient:
     """d loss / d mu, and from it the attention's gradient, block by block."""
 
-    def __init__(self, out: Tensor, plan: Plan, target: Target, attention: Tensor, upstream: Upstream | None) -> None:
-        """out (r, b)."""
-        self.out, self.plan, self.target, self.attention, self.upstream = out, plan, target, attention, upstream
-        out.zero_()
+    def __init__(self, plan: Plan, target: Target, upstream: Upstream | None, found: AttentionGradient) -> None:
+        self.plan, self.target, self.upstream, self.found = plan, target, upstream, found
 
     def add(self, block: Block, ready: Prepared, known: Rows, c: int) -> None:
         """The part of a block."""
         plan, target, tiles = self.plan, self.target, block.stored // self.plan.two.rows
-        a = ready.on_target_columns
+        if block.first == 0:
+            a = ready.on_target_columns
+            self.both_ways = a._replace(pointer=a.pointer + a.pointer.mT)
         weights_gradient_kernel[(block.places * tiles, plan.width // min(plan.width, plan.two.depth))](
-            ready.scores, a._replace(pointer=a.pointer + a.pointer.mT), ready.examples, target.keep, target.uniform,
+            ready.scores, self.both_ways, ready.examples, target.keep, target.uniform,
             block.drawn, known, self.upstream, block.gradient, block.first_location, block.first, block.rows,
             block.stored, tiles, target.values.shape[0], c, LABELS=target.by_label, **plan.small_tile,
         )  # fmt: skip
-        here = slice(block.first_location, block.first_location + block.places)
-        centre(block, self.attention[here], self.out[here])
+        self.found.add(block)
 
 
 def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, upstream: Upstream | None, scale,
@@ -345,10 +350,11 @@ def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, up
     """Fills losses, gradient (r, b, c), grad_attention (r, b), where given."""
     r, _, c = scores.shape
     plan = Plan(scores, operand)
-    normaliser = Normaliser(plan, target, c, sampler.draw.n, losses.rows)
+    normaliser = Normaliser(plan, target, scores, sampler.draw.n, losses.rows)
     by_weights = None
     if grad_attention is not None:
-        by_weights = WeightsGradient(grad_attention, plan, target, sampler.attended, upstream)
+        found = AttentionGradient(grad_attention, sampler.attended, scale)
+        by_weights = WeightsGradient(plan, target, upstream, found)
 
     def prepare(here: slice) -> Preparation:
         """Of some locations."""
@@ -372,5 +378,3 @@ def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, up
                 by_weights.add(block, ready, known, c)
         if gradient is None:
             losses.finish(normaliser.given_sums, ready.examples.mass, sampler.b)
-    if grad_attention is not None:
-        grad_attention *= scale

@@ -15,7 +15,7 @@ from ..mix import ValuesGradient, launch_mix, launch_weights_gradient, most_plac
 from ..products.operands import Preparation, preparation
 from ..products.targets import Target, Upstream
 from ..soft import launch_block, new_sums, target_for
-from ..sums import Losses, centre
+from ..sums import AttentionGradient, Losses
 from ..weights.sample import Sampler
 
 
@@ -28,8 +28,7 @@ def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, up
     height = triton.cdiv(c, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
     soft = family.soft[operand]
-    if want_weights:
-        grad_attention.zero_()
+    by_weights = AttentionGradient(grad_attention, sampler.attended, scale) if want_weights else None
     sums = None
 
     def prepare(here: slice) -> Preparation:
@@ -60,10 +59,8 @@ def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, up
                 if block.last:
                     loss = losses.total(sums, ready.examples.mass) if here.stop == r else None
                     total.finish(scale, scores[here], loss)
-            if want_weights:
+            if by_weights is not None:
                 launch_weights_gradient(logits, values, block, sizes, 0, 0, add=True)
-                centre(block, sampler.attended[here], grad_attention[here])
-        if gradient is None:
-            losses.finish(sums, ready.examples.mass, b)
-    if want_weights:
-        grad_attention *= scale
+                by_weights.add(block)
+            if gradient is None and block.last and here.stop == r:
+                losses.finish(sums, ready.examples.mass, b)
