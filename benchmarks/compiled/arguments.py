@@ -6,7 +6,7 @@ are multiples of 16, as those of padded operands are.
 
 from multimix_kernels.backends.triton import mix, soft, sums
 from multimix_kernels.backends.triton.host.blocks import Drawn
-from multimix_kernels.backends.triton.mixed import large
+from multimix_kernels.backends.triton.mixed import large, small
 from multimix_kernels.backends.triton.products import operands
 from multimix_kernels.backends.triton.products.columns import Columns
 from multimix_kernels.backends.triton.products.targets import Upstream
@@ -16,7 +16,7 @@ F32, LABELS, BYTES = "*fp32", "*i64", "*i8"
 FLOATS = {"keep", "uniform_part", "smoothing", "scale"}
 FLAGS = dict(
     PER_EXAMPLE=False, ATTENTION=False, IGNORED=True, PACKED=True, LABELS=True, ROWS=False, GRADIENT=True,
-    WEIGHTS=False, WEIGHTED=False, SCALED=False, SCRATCH=True, PLAIN=False, WIDE=False,
+    WEIGHTS=False, WEIGHTED=False, SCALED=False, SCRATCH=True, PLAIN=False, WIDE=False, PREPARING=False,
 )  # fmt: skip
 
 
@@ -34,9 +34,13 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         return Columns(kind, "i32", "i32", 1, *((None, None) if on["PACKED"] else place))
 
     rows = large.Rows(*[F32] * 6)
+    padded = operands.Scores(low, None, "i32", 1, F32, low, Columns(low, "i32", "i32", 1))
+    given = operands.Given(
+        padded, operands.Targets(LABELS, 1, 0, None), operands.Examples(F32, F32, F32), BYTES, BYTES, "fp32", "fp32"
+    )
     targets = Columns(low, "i32", "i32", 1, None if on["PACKED"] else BYTES)
     named = dict(
-        gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32),
+        gram=sums.Gram(F32, "i32", "i32", "i32", LABELS, 1, 0, F32, F32),
         draw=DrawNames(
             LABELS, if_("PER_EXAMPLE", "*fp64"), if_("ATTENTION", F32), if_("IGNORED", "*i16"),
             "*i32" if on.get("SUBSET") and on["IGNORED"] else None, *["fp32"] * 4,
@@ -47,7 +51,8 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         out=rows, rows_ptr=if_("ROWS", F32), sums_ptr="*fp64", seed_ptr=LABELS, scores_ptr=low, targets_ptr=low,
         logits_ptr=value, target_ptr=LABELS, partial_ptr=if_("GRADIENT", F32), kept_ptr=BYTES, ignored_ptr=BYTES,
         inverse_ptr=if_("SCRATCH", F32), plain_ptr=if_("PLAIN", F32), l_column=1,
-        scale_ptr=if_("SCALED", F32), row_offset="i64",
+        apart_ptr=if_("LABELS", F32), label_ptr=if_("LABELS", LABELS), scale_ptr=if_("SCALED", F32),
+        total=sums.Total("*fp64", F32, F32), total_loss=sums.Total("*fp64", F32, F32), row_offset="i64",
     )  # fmt: skip
     if kernel is soft.soft_kernel:
         of_label = soft.Targets(LABELS, None, F32)
@@ -58,15 +63,19 @@ def arguments_of(kernel, operand: str, flags: dict) -> dict:
         named["partial"] = sums.Grid(F32, "i32", "i32", 1, "i32")
         named["scores"] = sums.Grid(low, None, 0, "i32", 1)
     elif kernel is operands.prepare_kernel:
-        padded = Columns(low, "i32", "i32", 1)
-        named["scores"] = operands.Scores(low, None, "i32", 1, F32, low, padded)
-        named["target"] = operands.Targets(LABELS, 1, 0, None)
+        named["scores"], named["target"] = given.scores, given.target
+    elif kernel is small.mixed_small_kernel:
+        own = Columns(low, "i32", 1, "i32")
+        named["scores"] = operands.Scores(low, None, "i32", 1, None, None, own)
+        target = (LABELS, 1, 0) if on["LABELS"] else (low, "i32", 1)
+        named |= dict(target=operands.Targets(*target, own), examples=operands.Examples(F32, None, F32))
     elif kernel is mix.mix_kernel:
         named["out_ptr"] = value
     elif kernel is sums.centre_kernel:
         named["plain_ptr"] = F32
     elif kernel.__name__ == "sample_kernel":
         named["out_ptr"] = low
+        named["given"] = if_("PREPARING", given)
     found = {}
     for name in kernel.arg_names:
         default = "fp32" if name in FLOATS else F32 if name.endswith("_ptr") else "i32"

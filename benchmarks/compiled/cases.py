@@ -13,7 +13,14 @@ from multimix_kernels.backends.triton.host import shapes
 from multimix_kernels.backends.triton.mixed.large import gradient_kernel, normaliser_kernel, weights_gradient_kernel
 from multimix_kernels.backends.triton.mixed.small import mixed_small_kernel
 from multimix_kernels.backends.triton.products.operands import prepare_kernel
-from multimix_kernels.backends.triton.sums import add_up_kernel, balance_kernel, centre_kernel, finish_kernel
+from multimix_kernels.backends.triton.sums import (
+    ATTENTION_TILE,
+    FINISH_TILE,
+    add_up_kernel,
+    attention_kernel,
+    centre_kernel,
+    finish_kernel,
+)
 from multimix_kernels.backends.triton.weights.sample import sample_kernel
 from multimix_kernels.backends.triton.weights.stream import ACCURATE, HARDWARE, LOG_SPACE
 
@@ -25,6 +32,8 @@ B, MANY = 128, 1024  # examples
 SMALL_SHAPES = [(b, c) for b in (16, 32, 64, 128, 256) for c in (16, 32, 64, 128, 256)]  # padded examples, classes
 REPRESENTATIVE = {"mixed_small c=100", "normaliser", "gradient", "soft"}  # and the first sampler
 DRAW = dict(SUBSET=False)
+ALONE = dict(CLASSES=0, EXAMPLES=0, CHUNK=0, LABELS=False, NAN=False)  # weights, and no operands beside them
+BESIDE = dict(PREPARING=True, CLASSES=1024, EXAMPLES=2, CHUNK=256, LABELS=True)
 
 
 @dataclass(frozen=True)
@@ -80,12 +89,13 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
         tile = family.sampler(B, kind.value == LOG_SPACE.value)
         constants = dict(
             E=tile.registers, R=tile.rows, C=tile.groups, KIND=kind.value, **DRAW, OPERAND="bf16", SCRATCH=True,
-            PLAIN=False, WIDTH=B, ASSEMBLY=family.lanes == 32,
+            PLAIN=False, WIDTH=B, ASSEMBLY=family.lanes == 32, **ALONE,
         )  # fmt: skip
         drawn = Case(f"sample, {name}", sample_kernel, "bf16", constants, tile.warps, 1, False)
         found += [
             drawn,
             drawn.but("attention", ATTENTION=True),
+            drawn.but("operands beside", **BESIDE),
             drawn.but("subset, attention", SUBSET=True, ATTENTION=True, PLAIN=True),
             drawn.but("output", SCRATCH=False, IGNORED=False, OPERAND="fp32").launched(operand="fp32"),
         ]
@@ -93,12 +103,13 @@ def cases(family: shapes.Family, operands: tuple[str, ...] = ("bf16", "tf32", "f
             found.append(drawn.but("alpha of each example, attention", PER_EXAMPLE=True, ATTENTION=True))
     for operand in operands:
         found += _products(family, operand)
-    sums = dict(LABELS=True, TILE=shapes.ADD_UP_TILE)
+    sums = dict(LABELS=True, TILE=shapes.ADD_UP_TILE, SUMS=FINISH_TILE)
     found.append(Case("add_up", add_up_kernel, "fp32", sums, 4, 1, False))
     ready = dict(WIDTH=B, CLASSES=1024, R=2, CHUNK=1024, OPERAND="bf16", LABELS=True, NAN=False)
     found.append(Case("prepare", prepare_kernel, "bf16", ready, 4, 1, False))
-    found.append(Case("balance", balance_kernel, "bf16", dict(TILE=1024, EXAMPLES=128), 4, 1, False))
-    found.append(Case("finish", finish_kernel, "bf16", dict(TILE=1024), 4, 1, False))
+    found.append(Case("finish", finish_kernel, "bf16", dict(TILE=FINISH_TILE), 4, 1, False))
+    total = dict(WIDTH=B, SPLITS=64, TILE=ATTENTION_TILE)
+    found.append(Case("attention", attention_kernel, "bf16", total, 4, 1, False))
     found.append(Case("centre", centre_kernel, "bf16", dict(WIDTH=B, R=32, B=B), 4, 1, False))
     few = REPRESENTATIVE | {found[0].name}
     return [replace(case, representative=case.name in few and case.operand == "bf16") for case in found]
@@ -156,6 +167,7 @@ def _products(family: shapes.Family, operand: str) -> list[Case]:
     small_tile = dict(warps=two.warps, stages=two.stages)
     return found + [
         normaliser.but("probabilities, rows", **probabilities, ROWS=True),
+        normaliser.but("few rows", R=16),
         normaliser.but("in place", **unpacked, **tile, CLASSES=two.classes).launched(**small_tile),
         gradient.but("probabilities, upstream", **probabilities, WEIGHTED=True),
         gradient.but("in place", **unpacked, **in_place, **tile, CLASSES=two.classes).launched(**small_tile),
@@ -180,7 +192,7 @@ def _kind(small: shapes.Small) -> tuple:
 def _mixed_small(name: str, small: shapes.Small, family: shapes.Family, operand: str) -> list[Case]:
     pair = small.pair
     constants = dict(
-        E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes,
+        E=pair.registers, R=pair.rows, G=pair.groups, CLASSES=small.classes, EXAMPLES=small.examples,
         KIND=HARDWARE.value if family.lanes == 32 else ACCURATE.value, OPERAND=operand, LABELS=True,
     )  # fmt: skip
     plain = Case(name, mixed_small_kernel, operand, constants, pair.warps, 1)

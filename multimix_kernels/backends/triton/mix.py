@@ -26,7 +26,7 @@ from .products.columns import (
     score_unit,
 )
 from .products.dot import dot, nearest, round_operand
-from .sums import add_partial, add_up, centre, fits
+from .sums import AttentionGradient, Total, add_partial, add_up, fits
 from .weights.sample import Sampler
 
 
@@ -203,9 +203,9 @@ class ValuesGradient:
             IN_PLACE=self.in_place, **self.sizes.options,
         )  # fmt: skip
 
-    def finish(self, scale, scores: Tensor | None = None) -> None:
-        """Writes scale times the sum; nothing where scores are -inf."""
-        add_up(self.partial, self.out, scale, scores=scores)
+    def finish(self, scale, scores: Tensor | None = None, loss: Total | None = None) -> None:
+        """Writes scale times the sum, and a loss; nothing where scores are -inf."""
+        add_up(self.partial, self.out, scale, scores=scores, loss=loss)
 
 
 def launch_weights_gradient(
@@ -259,13 +259,14 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
     r, b, d = values.shape
     want_values, want_attention = want
     grad_values = values.new_empty((r, b, d) if want_values else (0,), dtype=torch.float32)
-    grad_attention = values.new_zeros((r, b) if want_attention else (0,), dtype=torch.float32)
+    grad_attention = values.new_empty((r, b) if want_attention else (0,), dtype=torch.float32)
     family, operand = shapes.family(values), device.operand(values)
     sizes, two = (sizes_for(table, operand, b, d) for table in (family.large, family.two_accumulators))
     if not fits(d + sizes.features, sizes.width):
         sizes = two
     height = shapes.ceil_div(d, sizes.features) * sizes.features
     most = most_places(height, sizes.width)
+    by_weights = AttentionGradient(grad_attention, sampler.attended, 1.0) if want_attention else None
     with device.on_device(values):
         for block in blocks(sampler, r, values.dtype, operand, want_attention, most):
             here = slice(block.first_location, block.first_location + block.places)
@@ -278,7 +279,7 @@ def _mix_backward(grad: Tensor, values: Tensor, want: tuple[bool, bool], sampler
                 total.add(grad, block, *place)
                 if block.last:
                     total.finish(1.0)
-            if want_attention:
+            if by_weights is not None:
                 launch_weights_gradient(grad, packed, block, two, *place, add=False)
-                centre(block, sampler.attended[here], grad_attention[here])
+                by_weights.add(block)
     return grad_values, grad_attention

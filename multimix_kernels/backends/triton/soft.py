@@ -23,7 +23,7 @@ from .products.columns import Columns, load_columns, mix_columns
 from .products.dot import dot, round_operand
 from .products.operands import Prepared, prepare
 from .products.targets import Target, Upstream, row_factor
-from .sums import add_to_sum, centre, log_one_plus
+from .sums import AttentionGradient, Losses, add_to_sum, log_one_plus
 from .weights.sample import Sampler
 
 
@@ -224,7 +224,7 @@ def soft_kernel(
     loss = tl.where(real, loss, 0.0)
     if out.rows is not None:
         tl.store(out.rows + location * n + first + row, loss, mask=real)
-    add_to_sum(out.sums, loss)
+    add_to_sum(out.sums, loss, first_location, first)
     if out.gradient is not None:
         if out.scale is not None:
             scale = scale * tl.load(out.scale)
@@ -281,20 +281,17 @@ def launch_block(
 
 def new_sums(block: Block, rows: int) -> Tensor:
     """A sum for each tile of the first, largest block."""
-    return block.inverse.new_zeros((block.places * (block.stored // rows),), dtype=torch.float64)
+    return block.inverse.new_empty((block.places * (block.stored // rows),), dtype=torch.float64)
 
 
-def launch(logits, target: Target, sampler: Sampler, rows, upstream: Upstream | None, scale, gradient, grad_attention):
-    """Fills rows (r, n), gradient (r, n, c), grad_attention (r, b), where given.
-
-    Returns the programs' sums of row losses, in float64, and the masses of the targets.
-    """
+def launch(logits, target: Target, sampler: Sampler, losses: Losses, upstream: Upstream | None, scale, gradient,
+           grad_attention) -> None:  # fmt: skip
+    """Fills losses, gradient (r, n, c), grad_attention (r, b), where given."""
     r, _, c = logits.shape
     operand, wide = device.operand(logits), width(sampler.b)
     shape = shapes.family(logits).soft[operand]
     want_weights = grad_attention is not None
-    if want_weights:
-        grad_attention.zero_()
+    by_weights = AttentionGradient(grad_attention, sampler.attended, scale) if want_weights else None
     with device.on_device(logits):
         classes = min(shapes.power_of_two(max(16, c)), shape.classes)
         ready = target_for(target, sampler.left_out, wide, c, classes, logits.dtype)
@@ -302,12 +299,10 @@ def launch(logits, target: Target, sampler: Sampler, rows, upstream: Upstream | 
         for block in blocks(sampler, r, logits.dtype, operand, want_weights, r):
             sums = new_sums(block, shape.rows) if sums is None else sums
             launch_block(
-                logits, block.first_location, block.first, target, ready, block, sampler, operand, rows, sums,
+                logits, block.first_location, block.first, target, ready, block, sampler, operand, losses.rows, sums,
                 upstream, scale, gradient, want_weights,
             )  # fmt: skip
-            if want_weights:
-                here = slice(block.first_location, block.first_location + block.places)
-                centre(block, sampler.attended[here], grad_attention[here])
-    if want_weights:
-        grad_attention *= scale
-    return sums, ready.examples.mass
+            if by_weights is not None:
+                by_weights.add(block)
+            if block.last and block.first_location + block.places == r:
+                losses.finish(sums, ready.examples.mass, sampler.b)

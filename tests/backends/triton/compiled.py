@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from multimix_kernels.backends.contract import MEAN, NONE, SUM
+from multimix_kernels.backends.triton.host import device as gpu
 from multimix_kernels.backends.triton.host import shapes
 
 from ...ptx.machine import Faults
@@ -112,6 +113,10 @@ def test_every_kernel_large(operand, in_place, monkeypatch):
         scores, _, y, ignored = example(operand, r=2, c=70, b=33, ignored=2)
         tail = (attention_of(2, 33), ignored, *draw_of(21, 33))
     hold("mixed_cross_entropy", (scores, y, 0.1, -100, SUM, True, True, *tail), operand)
+    if not in_place:  # as many rows as fill a GPU, in large tiles
+        monkeypatch.setattr(gpu, "programs", lambda _: 1)
+        tail = (None, ignored, *draw_of(130, 33))
+        hold("mixed_cross_entropy", (scores[:1], y, 0.1, -100, NONE, False, False, *tail), operand)
 
 
 @OPERANDS

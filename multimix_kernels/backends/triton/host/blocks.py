@@ -4,9 +4,9 @@ Each block is some rows of some locations. `sample` draws its weights once; the 
 cache. Where attention gradients are wanted the scratch also holds mu's derivative by the attention and d loss / d mu.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -24,9 +24,10 @@ class Sampler(Protocol):
     draw: Draw
 
     def write(
-        self, out: Tensor, inverse: Tensor | None, plain: Tensor | None, operand: str, first_location: int, first: int
-    ) -> None:
-        """Fills a scratch."""
+        self, out: Tensor, inverse: Tensor | None, plain: Tensor | None, operand: str, first_location: int, first: int,
+        preparation: Any = None,
+    ) -> None:  # fmt: skip
+        """Fills a scratch, and prepares operands in the same launch."""
 
 
 class Drawn(NamedTuple):
@@ -49,6 +50,7 @@ class Block:
     plain: Tensor | None
     gradient: Tensor | None
     logits: Tensor | None
+    preparation: Any  # that of these locations
 
     @property
     def drawn(self) -> Drawn:
@@ -72,9 +74,13 @@ def width(b: int) -> int:
 
 
 def blocks(
-    sampler: Sampler, r: int, dtype: torch.dtype, operand: str, attention: bool, most_places: int, classes: int = 0
-) -> Iterator[Block]:
-    """The blocks of all rows, those of the same locations one after the other; with room for logits if asked for."""
+    sampler: Sampler, r: int, dtype: torch.dtype, operand: str, attention: bool, most_places: int, classes: int = 0,
+    prepare: Callable[[slice], Any] = lambda _: None,
+) -> Iterator[Block]:  # fmt: skip
+    """The blocks of all rows, those of the same locations one after the other; with room for logits if asked for.
+
+    prepare: what the first launch for some locations prepares, beside its weights.
+    """
     n, wide = sampler.draw.n, width(sampler.b)
     row_bytes = wide * dtype.itemsize + 12 + (8 * wide if attention else 0) + 4 * classes
     budget = max(1, shapes.SCRATCH_BYTES // (row_bytes * ROWS))
@@ -88,6 +94,7 @@ def blocks(
     logits = new((places * chunk * classes,), dtype=torch.float32) if classes else None
     for first_location in range(0, r, places):
         count = min(places, r - first_location)
+        preparation = prepare(slice(first_location, first_location + count))
         for first in range(0, n, chunk):
             rows = min(chunk, n - first)
             stored = -(-rows // ROWS) * ROWS
@@ -98,7 +105,8 @@ def blocks(
             block = Block(
                 first_location, first, rows, first + chunk >= n, view(weights, count, stored, wide),
                 view(inverse, count, stored), view(plain, count, stored, wide), view(gradient, count, stored, wide),
-                view(logits, count, stored, classes),
+                view(logits, count, stored, classes), preparation,
             )  # fmt: skip
-            sampler.write(block.weights, block.inverse, block.plain, operand, first_location, first)
+            beside = preparation if first == 0 else None
+            sampler.write(block.weights, block.inverse, block.plain, operand, first_location, first, beside)
             yield block

@@ -26,6 +26,13 @@ def unit(stride: int) -> int:
     return next(u for u in (16, 8, 4, 2, 1) if stride % u == 0)
 
 
+def rows_that_fill(rows: int, stored: int, tiles: int) -> int:
+    """Rows of a tile: less than `rows`, but 16, where `stored` ones are less than so many tiles of them."""
+    while rows > 16 and stored < tiles * rows:
+        rows //= 2
+    return rows
+
+
 @dataclass(frozen=True)
 class PairTile:
     """Shape (registers, rows, groups) of a tile of pairs of examples; see `stream`."""
@@ -52,6 +59,16 @@ class Small:
     pair: PairTile
     classes: int
     occupancy: int
+
+    @property
+    def width(self) -> int:
+        """Padded examples."""
+        return 2 * self.pair.registers * self.pair.groups
+
+    @property
+    def examples(self) -> int:
+        """Whose operands are prepared at a time: 16 elements to a thread."""
+        return min(self.width, 512 * self.pair.warps // self.classes)
 
 
 @dataclass(frozen=True)

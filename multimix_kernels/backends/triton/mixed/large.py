@@ -23,9 +23,9 @@ from ..host.constants import LEAST, LOG2E
 from ..host.kernel import kernel
 from ..products.columns import highest_mask, load_columns, mix_columns, score_unit
 from ..products.dot import dot, round_operand
-from ..products.operands import Prepared, prepare
+from ..products.operands import Preparation, Prepared, preparation
 from ..products.targets import Target, Upstream, row_factor
-from ..sums import add_partial, add_to_sum, add_up, balance, centre, fits, log_one_plus
+from ..sums import AttentionGradient, Losses, Total, add_apart, add_partial, add_to_sum, add_up, fits, log_one_plus
 from ..weights.sample import Sampler
 
 
@@ -118,16 +118,19 @@ def normaliser_kernel(
     if rows_ptr is not None:
         at = (place + first_location) * n + first + row
         tl.store(rows_ptr + at, loss, mask=row < rows)
-    add_to_sum(sums_ptr, loss)
+    add_to_sum(sums_ptr, loss, first_location, first)
 
 
 @kernel(do_not_specialize=["stored", "rows", "splits", "b", "c", "first_location", "first", "chunks"])
 def gradient_kernel(
-    scores, drawn, known, upstream, partial_ptr, first_location, first, rows, stored, splits, b, c, chunks,
+    scores, drawn, known, upstream, partial_ptr, apart_ptr, label_ptr,
+    first_location, first, rows, stored, splits, b, c, chunks,
     WIDTH: tl.constexpr, DEPTH: tl.constexpr, R: tl.constexpr, CLASSES: tl.constexpr, HEIGHT: tl.constexpr,
     OPERAND: tl.constexpr, LABELS: tl.constexpr, FIRST: tl.constexpr, IN_PLACE: tl.constexpr,
 ):  # fmt: skip
     """Adds a super-block to partial (places, splits, HEIGHT, WIDTH): (T softmax)^T M, and after `chunks` of it M^T M.
+
+    With labels also to apart (places, splits, chunks, WIDTH), which is what `add_up` balances the gradient with.
 
     Everything is transposed, classes by rows, so that the softmax goes from registers into the second product.
     """
@@ -163,6 +166,8 @@ def gradient_kernel(
             if upstream is not None:
                 p *= row_factor(upstream, location, first, row, rows)[None, :]
             total = dot(round_operand(p, OPERAND), own, total, OPERAND)
+        if LABELS:
+            add_apart(apart_ptr, label_ptr, total, j, column, chunk, chunks, b, c, FIRST, WIDTH)
     else:
         i = (chunk - chunks) * CLASSES + tl.arange(0, CLASSES)
         for tile in range(split, tl.cdiv(rows, R), splits):
@@ -251,24 +256,37 @@ class Plan:
 
 
 class Normaliser:
-    """Log-sum-exps and losses, block by block; `sums` are those of the programs, in float64."""
+    """Log-sum-exps and losses, block by block; `sums` are those of the programs, in float64.
 
-    def __init__(self, plan: Plan, target: Target, c: int, n: int, rows: Tensor | None) -> None:
-        self.plan, self.target, self.c, self.n, self.rows = plan, target, c, n, rows
+    Few rows go in small tiles, as each is read by one program, with all classes.
+    """
+
+    def __init__(self, plan: Plan, target: Target, scores: Tensor, n: int, rows: Tensor | None) -> None:
+        self.plan, self.target, self.n, self.rows = plan, target, n, rows
+        r, _, self.c = scores.shape
+        # By all rows and locations: so that a loss is the same whatever else is wanted.
+        self.tile_rows = shapes.rows_that_fill(plan.large.rows, n * r, device.programs(scores))
         self.sums: Tensor | None = None
 
     def run(self, block: Block, ready: Prepared) -> Rows:
         """What the gradients of this block need."""
-        target, tiles = self.target, block.stored // self.plan.large.rows
+        target, tiles = self.target, block.stored // self.tile_rows
         if self.sums is None:
-            self.sums = block.inverse.new_zeros((block.places * tiles,), dtype=torch.float64)
+            self.sums = block.inverse.new_empty((block.places * tiles,), dtype=torch.float64)
         found = Rows(*block.inverse.new_empty((6, block.places, block.stored)).unbind())
         normaliser_kernel[(block.places * tiles,)](
             ready.scores, ready.on_target_columns, ready.examples, target.keep, target.uniform, block.drawn, found,
             self.rows, self.sums, block.first_location, block.first, block.rows, block.stored, tiles, self.n,
-            target.values.shape[0], self.c, LABELS=target.by_label, **self.plan.tile,
+            target.values.shape[0], self.c, LABELS=target.by_label, **self.plan.tile | dict(R=self.tile_rows),
         )  # fmt: skip
         return found
+
+    @property
+    def given_sums(self) -> Tensor:
+        """Once a block has run."""
+        if self.sums is None:
+            raise ValueError("sums: no block has run")
+        return self.sums
 
 
 class ScoresGradient:
@@ -283,75 +301,80 @@ class ScoresGradient:
         tiles = block.stored // plan.large.rows
         self.splits = 1 if plan.in_place else max(1, min(splits, plan.most // block.places, tiles))
         self.partial = out.new_empty((block.places, self.splits, plan.height, plan.width))
+        shape = (block.places, self.splits, plan.chunks, plan.width)
+        self.apart = out.new_empty(shape) if target.by_label else None
 
     def add(self, block: Block, ready: Prepared, known: Rows) -> None:
         """The part of a block."""
         plan, (_, b, c) = self.plan, self.out.shape
+        labels = self.target.values if self.target.by_label else None
         parts = [(self.partial, plan.chunks + plan.gram_chunks, plan.chunks)]
         if plan.in_place:
             parts = [(self.out, plan.chunks, plan.chunks), (self.partial, plan.gram_chunks, 0)]
         for out, some, of_classes in parts:
             gradient_kernel[(block.places * self.splits, some, self.columns)](
-                ready.scores, block.drawn, known, self.upstream, out, block.first_location, block.first, block.rows,
-                block.stored, self.splits, b, c, of_classes, HEIGHT=some * plan.classes, LABELS=self.target.by_label,
-                FIRST=block.first == 0, IN_PLACE=out is not self.partial, **plan.tile,
+                ready.scores, block.drawn, known, self.upstream, out, self.apart, labels, block.first_location,
+                block.first, block.rows, block.stored, self.splits, b, c, of_classes, HEIGHT=some * plan.classes,
+                LABELS=self.target.by_label, FIRST=block.first == 0, IN_PLACE=out is not self.partial, **plan.tile,
             )  # fmt: skip
 
-    def finish(self, scores: Tensor, mass: Tensor, scale) -> None:
-        """Writes scale times the sum; there is no gradient where scores (L, b, c) are -inf."""
+    def finish(self, scores: Tensor, mass: Tensor, scale, loss: Total | None) -> None:
+        """Writes scale times the sum, and a loss; there is no gradient where scores (L, b, c) are -inf."""
         gram = self.partial[:, :, -self.plan.gram_chunks * self.plan.classes :]
-        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, scores)
-        balance(self.out, scale, gram, self.target, mass)
+        add_up(self.out if self.plan.in_place else self.partial, self.out, scale, gram, self.target, mass, self.apart,
+               scores, loss)  # fmt: skip
 
 
 class WeightsGradient:
     """d loss / d mu, and from it the attention's gradient, block by block."""
 
-    def __init__(self, out: Tensor, plan: Plan, target: Target, attention: Tensor, upstream: Upstream | None) -> None:
-        """out (r, b)."""
-        self.out, self.plan, self.target, self.attention, self.upstream = out, plan, target, attention, upstream
-        out.zero_()
+    def __init__(self, plan: Plan, target: Target, upstream: Upstream | None, found: AttentionGradient) -> None:
+        self.plan, self.target, self.upstream, self.found = plan, target, upstream, found
 
     def add(self, block: Block, ready: Prepared, known: Rows, c: int) -> None:
         """The part of a block."""
         plan, target, tiles = self.plan, self.target, block.stored // self.plan.two.rows
-        a = ready.on_target_columns
+        if block.first == 0:
+            a = ready.on_target_columns
+            self.both_ways = a._replace(pointer=a.pointer + a.pointer.mT)
         weights_gradient_kernel[(block.places * tiles, plan.width // min(plan.width, plan.two.depth))](
-            ready.scores, a._replace(pointer=a.pointer + a.pointer.mT), ready.examples, target.keep, target.uniform,
+            ready.scores, self.both_ways, ready.examples, target.keep, target.uniform,
             block.drawn, known, self.upstream, block.gradient, block.first_location, block.first, block.rows,
             block.stored, tiles, target.values.shape[0], c, LABELS=target.by_label, **plan.small_tile,
         )  # fmt: skip
-        here = slice(block.first_location, block.first_location + block.places)
-        centre(block, self.attention[here], self.out[here])
+        self.found.add(block)
 
 
-def launch(scores, target: Target, sampler: Sampler, operand, rows, upstream: Upstream | None, scale, gradient,
-           grad_attention):  # fmt: skip
-    """Fills rows (r, n), gradient (r, b, c), grad_attention (r, b), where given.
-
-    Returns the programs' sums of row losses, in float64, and the masses of the targets.
-    """
+def launch(scores, target: Target, sampler: Sampler, operand, losses: Losses, upstream: Upstream | None, scale,
+           gradient, grad_attention) -> None:  # fmt: skip
+    """Fills losses, gradient (r, b, c), grad_attention (r, b), where given."""
     r, _, c = scores.shape
     plan = Plan(scores, operand)
-    normaliser = Normaliser(plan, target, c, sampler.draw.n, rows)
+    normaliser = Normaliser(plan, target, scores, sampler.draw.n, losses.rows)
     by_weights = None
     if grad_attention is not None:
-        by_weights = WeightsGradient(grad_attention, plan, target, sampler.attended, upstream)
+        found = AttentionGradient(grad_attention, sampler.attended, scale)
+        by_weights = WeightsGradient(plan, target, upstream, found)
+
+    def prepare(here: slice) -> Preparation:
+        """Of some locations."""
+        stored = plan.chunks * plan.classes
+        return preparation(scores[here], target, sampler.left_out, plan.width, stored, operand, on_target=True)
+
     with device.on_device(scores):
-        for block in blocks(sampler, r, scores.dtype, operand, by_weights is not None, plan.most):
+        for block in blocks(sampler, r, scores.dtype, operand, by_weights is not None, plan.most, prepare=prepare):
             here = slice(block.first_location, block.first_location + block.places)
             if block.first == 0:
-                stored = plan.chunks * plan.classes
-                ready = prepare(scores[here], target, sampler.left_out, plan.width, stored, operand, on_target=True)
+                ready = block.preparation.finish()
             known = normaliser.run(block, ready)
             if gradient is not None:
                 if block.first == 0:
                     by_scores = ScoresGradient(gradient[here], plan, block, target, upstream)
                 by_scores.add(block, ready, known)
                 if block.last:
-                    by_scores.finish(scores[here], ready.examples.mass, scale)
+                    loss = losses.total(normaliser.given_sums, ready.examples.mass) if here.stop == r else None
+                    by_scores.finish(scores[here], ready.examples.mass, scale, loss)
             if by_weights is not None:
                 by_weights.add(block, ready, known, c)
-    if grad_attention is not None:
-        grad_attention *= scale
-    return normaliser.sums, ready.examples.mass
+        if gradient is None:
+            losses.finish(normaliser.given_sums, ready.examples.mass, sampler.b)

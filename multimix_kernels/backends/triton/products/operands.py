@@ -1,9 +1,9 @@
-"""What stands before the kernels of a loss, in one launch: operands prepared for them.
+"""What stands before the products of a loss: operands prepared for them, beside the weights or by a kernel for itself.
 
-`prepare` reads scores twice and targets once and writes them padded, less a shift of the example that changes no
-softmax, with a mask in the padding and zeros for what ignored examples hold. In float32 the shift is the largest score,
-so that products round differences of scores only. In lower precision, where scores are exact and differences may not
-be, it is the same where subtracting it is exact, that is where a common offset exceeds the spread, and else zero.
+`prepare_examples` reads scores twice and targets once and writes them padded, less a shift of the example that changes
+no softmax, with a mask in the padding and zeros for what ignored examples hold. In float32 the shift is the largest
+score, so that products round differences of scores only. In lower precision, where scores are exact and differences may
+not be, it is the same where subtracting it is exact, that is where a common offset exceeds the spread, and else zero.
 
 Bytes: three times those of scores and targets; operations: about ten per score. What it costs does not depend on n.
 """
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 
@@ -40,7 +41,7 @@ class Scores(NamedTuple):
     place: int | None  # strides; of `place_stride`
     example: int
     column: int
-    shift: Tensor  # (places, width)
+    shift: Tensor | None  # (places, width)
     on_target: Tensor | None  # (places, width, width): the score of each example at each example's label
     padded: Columns | None
 
@@ -54,19 +55,19 @@ class Targets(NamedTuple):
     padded: Columns | None
 
 
-@kernel(do_not_specialize=["b", "c", "ignore_index"])
-def prepare_kernel(
-    scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c,
+@triton.jit
+def prepare_examples(
+    scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c, i, place, to,
     WIDTH: tl.constexpr, CLASSES: tl.constexpr, R: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr,
-    LABELS: tl.constexpr, NAN: tl.constexpr,
+    LABELS: tl.constexpr, NAN: tl.constexpr, OWN: tl.constexpr,
 ):  # fmt: skip
-    """Of examples i at a location: padded scores, shift, sums, A_i. Of examples i: padded targets, masses, if kept.
+    """Of examples i (R,) at a location: padded scores, shift, sums, A_i. Of them: padded targets, masses, if kept.
 
-    NAN: scores that are none stay NaN, for products that look at them.
+    What is of the location `place` goes to the place `to` of the results, what is of all to the first one, written at
+    the first only; or, OWN, to the same. NAN: scores that are none stay NaN, for products that look at them.
     """
-    i = tl.program_id(0) * R + tl.arange(0, R)
-    place = tl.program_id(1).to(tl.int64)
-    once = place * WIDTH + i < WIDTH  # at the first location only
+    of_targets = to if OWN else to * 0
+    once = i < WIDTH if OWN else to * WIDTH + i < WIDTH
     exists = i < b
     real = exists
     if ignored_ptr is not None:
@@ -93,7 +94,8 @@ def prepare_kernel(
         if OPERAND != "fp32":
             shift = tl.where(tl.minimum(top, -bottom) > 0, 0.0, shift)  # both signs
             shift = tl.where(tl.minimum(tl.abs(top), tl.abs(bottom)) < top - bottom, 0.0, shift)
-        tl.store(scores.shift + place * WIDTH + i, shift, mask=i < WIDTH)
+        if scores.shift is not None:
+            tl.store(scores.shift + to * WIDTH + i, shift, mask=i < WIDTH)
         total = tl.zeros((R, CHUNK), tl.float32)
         masked = tl.zeros((R, CHUNK), tl.int32)
         bad = tl.zeros((R, CHUNK), tl.int32)
@@ -113,7 +115,7 @@ def prepare_kernel(
             bad = bad | (inside & ~number).to(tl.int32)
             if scores.padded is not None:
                 score = nearest(tl.where(inside, score, lowest) * scale, scores.padded.pointer.dtype.element_ty)
-                at = place * scores.padded.place + far * scores.padded.example + wide * scores.padded.column
+                at = to * scores.padded.place + far * scores.padded.example + wide * scores.padded.column
                 tl.store(scores.padded.pointer + at, score, mask=stored)
         if target.padded is not None or not LABELS:
             if LABELS:
@@ -125,16 +127,17 @@ def prepare_kernel(
                 y = tl.where(tl.abs(y) < float("inf"), y, 0.0)
             if target.padded is not None:
                 rounded = nearest(y, target.padded.pointer.dtype.element_ty)
-                at = target.padded.pointer + far * target.padded.example + wide * target.padded.column
-                tl.store(at, rounded, mask=stored & once[:, None])
+                at = of_targets * target.padded.place + far * target.padded.example + wide * target.padded.column
+                tl.store(target.padded.pointer + at, rounded, mask=stored & once[:, None])
                 y = rounded.to(tl.float32)
             mass += y
     lacks = real & (tl.max(none, 1) != 0)
     if scores is not None:
-        tl.store(examples.sums + place * WIDTH + i, tl.sum(total, 1), mask=i < WIDTH)
+        if examples.sums is not None:
+            tl.store(examples.sums + to * WIDTH + i, tl.sum(total, 1), mask=i < WIDTH)
         flaw = tl.where((tl.max(masked, 1) != 0) & (smoothing != 0), float("inf"), 0.0)
         flaw = tl.where((tl.max(bad, 1) != 0) | lacks, float("nan"), flaw)
-        tl.store(examples.flaw + place * WIDTH + i, flaw, mask=i < WIDTH)
+        tl.store(examples.flaw + to * WIDTH + i, flaw, mask=i < WIDTH)
         if scores.on_target is not None and LABELS:
             for start in range(0, WIDTH, CHUNK):
                 k = start + tl.arange(0, CHUNK)
@@ -144,7 +147,7 @@ def prepare_kernel(
                 s = tl.load(row_ptr + other[None, :] * scores.column, mask=known, other=0.0)  # (R, CHUNK)
                 s = tl.where(known, finite_score(s, shift[:, None], False), 0.0)
                 s = nearest(s * scale, scores.on_target.dtype.element_ty)
-                at = (place * WIDTH + far) * WIDTH + k[None, :]
+                at = (to * WIDTH + far) * WIDTH + k[None, :]
                 tl.store(scores.on_target + at, s, mask=(i < WIDTH)[:, None] & (k < WIDTH)[None, :])
     if LABELS:
         weight = tl.where(lost, 0.0, tl.where((label >= 0) & (label < c), 1.0, float("nan")))
@@ -152,8 +155,24 @@ def prepare_kernel(
         weight = tl.where(exists, tl.sum(mass, 1) * keep + smoothing, 0.0)
         if scores is None:  # there are no flaws
             weight = tl.where(lacks, float("nan"), weight)
-    tl.store(examples.mass + i, weight, mask=once)
-    tl.store(kept_ptr + i, (real & ~lacks).to(tl.int8), mask=once)
+    tl.store(examples.mass + of_targets * WIDTH + i, weight, mask=once)
+    if kept_ptr is not None:
+        tl.store(kept_ptr + i, (real & ~lacks).to(tl.int8), mask=once)
+
+
+@kernel(do_not_specialize=["b", "c", "ignore_index"])
+def prepare_kernel(
+    scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c,
+    WIDTH: tl.constexpr, CLASSES: tl.constexpr, R: tl.constexpr, CHUNK: tl.constexpr, OPERAND: tl.constexpr,
+    LABELS: tl.constexpr, NAN: tl.constexpr,
+):  # fmt: skip
+    """R examples at a location."""
+    i = tl.program_id(0) * R + tl.arange(0, R)
+    place = tl.program_id(1).to(tl.int64)
+    prepare_examples(
+        scores, target, examples, kept_ptr, ignored_ptr, keep, smoothing, ignore_index, b, c, i, place, place,
+        WIDTH, CLASSES, R, CHUNK, OPERAND, LABELS, NAN, OWN=False,
+    )  # fmt: skip
 
 
 @dataclass
@@ -188,21 +207,75 @@ class Prepared:
         return columns_of(self.on_target)
 
 
-def prepare(
+class Given(NamedTuple):
+    """What is prepared, and where it goes, as kernels take it."""
+
+    scores: Scores | None
+    target: Targets
+    examples: Examples
+    kept: Tensor
+    ignored: Tensor | None  # int8 (b,)
+    keep: float
+    smoothing: float
+
+
+@dataclass
+class Preparation:
+    """Operands that are still to be prepared: by `launch`, or by the kernel that draws weights."""
+
+    given: Given
+    target: Target
+    places: int
+    width: int
+    classes: int
+    operand: str
+    nan: bool
+    prepared: Prepared
+
+    def tile(self, elements: int) -> tuple[int, int]:
+        """Examples and columns of a tile of so many elements."""
+        chunk = min(elements // 2, shapes.power_of_two(max(self.classes, self.width)))
+        return min(self.width, elements // chunk), chunk
+
+    def launch(self) -> Prepared:
+        """In a launch of its own."""
+        rows, chunk = self.tile(2048)
+        given, target = self.given, self.target
+        prepare_kernel[(shapes.ceil_div(self.width, rows), self.places)](
+            *given[:5], given.keep, given.smoothing, target.ignore_index, target.values.shape[0], target.c,
+            WIDTH=self.width, CLASSES=self.classes, R=rows, CHUNK=chunk, OPERAND=self.operand, LABELS=target.by_label,
+            NAN=self.nan, **device.options(4, 1),
+        )  # fmt: skip
+        return self.finish()
+
+    def finish(self) -> Prepared:
+        """What a kernel has prepared; of probabilities a part is done here."""
+        scores, on_target = self.given.scores, self.prepared.on_target
+        if scores is not None and scores.shift is not None and on_target is not None and not self.target.by_label:
+            shift = scores.shift[:, : self.target.values.shape[0]]
+            _products_with_targets(scores.pointer, self.given.ignored, shift, self.target, on_target)
+        return self.prepared
+
+
+def prepare(*arguments, **options) -> Prepared:
+    """`preparation`, in a launch of its own."""
+    return preparation(*arguments, **options).launch()
+
+
+def preparation(
     scores: Tensor | None, target: Target, ignored: Tensor | None, width: int, classes: int, operand: str, *,
-    transposed: bool = False, on_target: bool = False, targets: torch.dtype | None = None, nan: bool = False,
-) -> Prepared:  # fmt: skip
-    """One launch. scores (L, b, c) or None; targets: the dtype in which padded targets are wanted, if they are.
+    on_target: bool = False, targets: torch.dtype | None = None, nan: bool = False,
+) -> Preparation:  # fmt: skip
+    """scores (L, b, c) or None; targets: the dtype in which padded targets are wanted, if they are.
 
     ignored (b,) int8.
     """
-    b, like = target.values.shape[0], target.values
+    like = target.values
     places = 1 if scores is None else scores.shape[0]
     mass, kept = like.new_empty((width,), dtype=torch.float32), like.new_empty((width,), dtype=torch.int8)
 
     def padded(places: int, dtype: torch.dtype) -> Columns:
-        x = like.new_empty((places, *((classes, width) if transposed else (width, classes))), dtype=dtype)
-        return Columns(x, width * classes, *((1, width) if transposed else (classes, 1)))
+        return columns_of(like.new_empty((places, width, classes), dtype=dtype))
 
     y = None if targets is None else padded(1, targets)
     source = on_target_of = found = None
@@ -216,19 +289,12 @@ def prepare(
         _, example, column = scores.stride()
         source = Scores(scores, place_stride(scores), example, column, shift, on_target_of, found if packed else None)
     t_example, t_column = (1, 0) if target.by_label else like.stride()
-    given = Targets(like, t_example, t_column, y)
-    chunk = min(1024, shapes.power_of_two(max(classes, width)))
-    rows = min(width, 2048 // chunk)
-    prepare_kernel[(shapes.ceil_div(width, rows), places)](
-        source, given, examples, kept, ignored, target.keep, 1 - target.keep, target.ignore_index, b, target.c,
-        WIDTH=width, CLASSES=classes, R=rows, CHUNK=chunk, OPERAND=operand, LABELS=target.by_label, NAN=nan,
-        **device.options(4, 1),
-    )  # fmt: skip
-    if scores is not None and on_target_of is not None and not target.by_label:
-        _products_with_targets(scores, ignored, shift[:, :b], target, on_target_of)
+    keep = target.keep
+    given = Given(source, Targets(like, t_example, t_column, y), examples, kept, ignored, keep, 1 - keep)
     if y is None and not target.by_label:
         y = Columns(like, 0, t_example, t_column, kept)
-    return Prepared(found, y, on_target_of, examples, kept)
+    prepared = Prepared(found, y, on_target_of, examples, kept)
+    return Preparation(given, target, places, width, classes, operand, nan, prepared)
 
 
 def _products_with_targets(scores: Tensor, ignored: Tensor | None, shift: Tensor, target: Target, out: Tensor) -> None:

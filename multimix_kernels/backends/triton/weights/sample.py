@@ -1,12 +1,14 @@
 """Kernel and launcher that write weights to memory: the `sample` operator, and the scratch of the other operators.
 
-A program draws one tile of rows. Bytes: those of the weights, written once. Operations: one gamma per weight, in about
+A program draws one tile of rows; beside them others prepare operands, where those of the scratch are the first of some
+locations. Bytes: those of the weights, written once. Operations: one gamma per weight, in about
 110 lane-instructions on sm_90 (by the report of `aot`), of which the loop over rejects is a sixth.
 """
 
 import struct
 
 import torch
+import triton
 import triton.language as tl
 from torch import Tensor
 from torch.nn.functional import pad
@@ -15,29 +17,25 @@ from ...contract import Draw
 from ..host import device, shapes
 from ..host.kernel import kernel
 from ..products.dot import round_operand
+from ..products.operands import Preparation, prepare_examples
 from .stream import ACCURATE, HARDWARE, LOG_SPACE
 from .tile import DrawNames, as_rows, draw_tile, not_too_small, row_sum
 
 # The least concentrations at which weights keep 1e-5 with float32 logarithms, and with a GPU's approximate ones; the
 # greatest at which they do with the latter.
 ACCURATE_FROM, HARDWARE_FROM, HARDWARE_TO = 0.3, 0.5, 4.0
-INTEGERS = ["first_location", "first", "stored", "tiles", "n", "b", "m", "row_offset"]
+INTEGERS = ["first_location", "first", "stored", "tiles", "n", "b", "m", "row_offset", "preparing", "ignore_index", "c"]
 
 
-@kernel(do_not_specialize=INTEGERS)
-def sample_kernel(
-    out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset: tl.int64, n, b, m,
+@triton.jit
+def draw_rows(
+    program, out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset, n, b, m,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, SUBSET: tl.constexpr,
     OPERAND: tl.constexpr, WIDTH: tl.constexpr, ASSEMBLY: tl.constexpr,
 ):  # fmt: skip
-    """Rows first ... first + stored - 1 of the locations first_location ... of the draw.
-
-    Scratch rows are WIDTH wide with zeros past b, hold the weights as operands of matrix products, and come with the
-    inverse of their sums, so that rounding leaves no bias; others are b wide. plain_ptr: also mu's derivative by the
-    attention.
-    """
-    place = tl.program_id(0) // tiles
-    k = (tl.program_id(0) % tiles).to(tl.int64) * R + tl.arange(0, R)
+    """One tile of rows to memory."""
+    place = program // tiles
+    k = (program % tiles).to(tl.int64) * R + tl.arange(0, R)
     even, odd, plain_even, plain_odd = draw_tile(
         draw, place + first_location, k + first, row_offset, n, b, m, E, R, C, KIND, SUBSET,
         WHOLE=True, ASSEMBLY=ASSEMBLY,
@@ -56,6 +54,43 @@ def sample_kernel(
         tl.store(inverse_ptr + place.to(tl.int64) * stored + k, inverse, mask=k < stored)
     if plain_ptr is not None:
         tl.store(plain_ptr + at + i, as_rows(plain_even, plain_odd, E, R, C), mask=inside)
+
+
+@kernel(do_not_specialize=INTEGERS)
+def sample_kernel(
+    out_ptr, inverse_ptr, plain_ptr, given, preparing, ignore_index, c, first_location, first, stored, tiles,
+    draw, row_offset: tl.int64, n, b, m,
+    E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, SUBSET: tl.constexpr,
+    OPERAND: tl.constexpr, WIDTH: tl.constexpr, ASSEMBLY: tl.constexpr, CLASSES: tl.constexpr,
+    EXAMPLES: tl.constexpr, CHUNK: tl.constexpr, LABELS: tl.constexpr, NAN: tl.constexpr,
+):  # fmt: skip
+    """Rows first ... first + stored - 1 of the locations first_location ... of the draw.
+
+    Scratch rows are WIDTH wide with zeros past b, hold the weights as operands of matrix products, and come with the
+    inverse of their sums, so that rounding leaves no bias. plain_ptr: also mu's derivative by the attention. The first
+    `preparing` programs of a location prepare what is given, EXAMPLES each.
+    """
+    program = tl.program_id(0)
+    if given is None:
+        draw_rows(
+            program, out_ptr, inverse_ptr, plain_ptr, first_location, first, stored, tiles, draw, row_offset, n, b, m,
+            E, R, C, KIND, SUBSET, OPERAND, WIDTH, ASSEMBLY,
+        )  # fmt: skip
+    else:
+        place = program // (preparing + tiles)
+        part = program % (preparing + tiles)
+        if part < preparing:
+            i = part * EXAMPLES + tl.arange(0, EXAMPLES)
+            prepare_examples(
+                given.scores, given.target, given.examples, given.kept, given.ignored, given.keep, given.smoothing,
+                ignore_index, b, c, i, place.to(tl.int64), place.to(tl.int64),
+                WIDTH, CLASSES, EXAMPLES, CHUNK, OPERAND, LABELS, NAN, OWN=False,
+            )  # fmt: skip
+        else:
+            draw_rows(
+                place * tiles + part - preparing, out_ptr, inverse_ptr, plain_ptr, first_location, first, stored,
+                tiles, draw, row_offset, n, b, m, E, R, C, KIND, SUBSET, OPERAND, WIDTH, ASSEMBLY,
+            )  # fmt: skip
 
 
 class Sampler:
@@ -100,18 +135,27 @@ class Sampler:
         return self.kind, self.subset, *(x is None for x in self.names[1:4])
 
     def write(
-        self, out: Tensor, inverse: Tensor | None, plain: Tensor | None, operand: str, first_location: int, first: int
-    ) -> None:
-        """Fills out (L, N, width) from the given location and row; with `inverse` (L, N) it is a scratch."""
+        self, out: Tensor, inverse: Tensor | None, plain: Tensor | None, operand: str, first_location: int, first: int,
+        preparation: Preparation | None = None,
+    ) -> None:  # fmt: skip
+        """Fills out (L, N, width) from the given location and row; with `inverse` (L, N) it is a scratch.
+
+        preparation: of the operands of these locations, in the same launch.
+        """
         places, stored, width = out.shape
         shape = shapes.family(out).sampler(width, self.kind == LOG_SPACE.value)
+        tiles = shapes.ceil_div(stored, shape.rows)
+        given, programs, ignore_index, c, sizes = None, 0, 0, 0, (0, 0, 0, False, False)
+        if preparation is not None:
+            given, target = preparation.given, preparation.target
+            examples, chunk = preparation.tile(512 * shape.warps)
+            programs, ignore_index, c = shapes.ceil_div(width, examples), target.ignore_index, target.c
+            sizes = preparation.classes, examples, chunk, target.by_label, preparation.nan
         with device.on_device(out):
-            tiles = shapes.ceil_div(stored, shape.rows)
-            sample_kernel[(tiles * places,)](
-                out, inverse, plain, first_location, first, stored, tiles, self.names, *self.counts,
-                shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand,
-                None if inverse is None else width,
-                device.assembly(out), **device.options(shape.warps, 1),
+            sample_kernel[((programs + tiles) * places,)](
+                out, inverse, plain, given, programs, ignore_index, c, first_location, first, stored, tiles,
+                self.names, *self.counts, shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand,
+                width, device.assembly(out), *sizes, **device.options(shape.warps, 1),
             )  # fmt: skip
 
 
