@@ -343,7 +343,7 @@ class AttentionGradient:
         rows = max(1, 4096 // examples)
         if block.first == 0:
             most = min(device.programs(self.out) * 4, shapes.PARTIAL_BYTES // (4 * width)) // places
-            splits = max(1, min(triton.cdiv(stored, rows), most))
+            splits = max(1, min(shapes.ceil_div(stored, rows), most))
             self.partial = self.out.new_empty((places, splits, width))
         here = slice(block.first_location, block.first_location + places)
         splits = self.partial.shape[1]
@@ -353,7 +353,7 @@ class AttentionGradient:
         )  # fmt: skip
         if block.last:
             scaled = isinstance(self.scale, Tensor)
-            attention_kernel[(triton.cdiv(b, ATTENTION_TILE), places)](
+            attention_kernel[(shapes.ceil_div(b, ATTENTION_TILE), places)](
                 self.partial, self.out[here], self.scale if scaled else None, 1.0 if scaled else self.scale, splits, b,
                 WIDTH=width, SPLITS=64, TILE=ATTENTION_TILE, **device.options(4, 1),
             )  # fmt: skip

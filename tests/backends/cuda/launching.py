@@ -8,8 +8,8 @@ import torch
 
 import multimix_kernels as mk
 
-from ...ptx.cuda.plugin import LIBRARY, SHARED_LIMITS, TARGET, recorded, reports
 from ...ptx.cuda.launches import CASES, launches
+from ...ptx.cuda.plugin import LIBRARY, SHARED_LIMITS, TARGET, recorded, reports
 
 SMALL, LARGE = 14_000, 20_000  # examples, 4 bytes of shared memory each: above the 48 KiB that need no permission
 PAUSE = 300  # milliseconds
