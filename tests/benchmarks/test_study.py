@@ -199,8 +199,8 @@ def test_each_location_sees_the_whole_image():
 
 def test_runs_beside_each_other_are_the_same_runs(images, tmp_path, monkeypatch):
     monkeypatch.setattr(study_command, "costs", lambda n, device: [])
-    for workers in (1, 2):
-        assert study_command.study(images, SMALL, tmp_path / str(workers), quick=True, workers=workers) == 0
+    for count in (1, 2):
+        assert study_command.study(images, SMALL, tmp_path / str(count), quick=True, workers=count) == 0
     alone, beside = (json.loads((tmp_path / str(w) / "study.json").read_text()) for w in (1, 2))
     accuracies = [{(r["dataset"], r["method"], r["seed"]): r["accuracy"] for r in s["runs"]} for s in (alone, beside)]
     assert accuracies[0] == accuracies[1]
