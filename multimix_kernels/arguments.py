@@ -6,6 +6,7 @@ tensors have no values, shapes are propagated.
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 import torch.distributed as dist
@@ -55,7 +56,7 @@ def check_input(x: Tensor, name: str, *, dense: bool) -> None:
         raise ValueError(f"{name}: expected shape {expected}, got {tuple(x.shape)}{hint}")
     if x.numel() == 0:
         raise ValueError(f"{name}: expected no empty dimension, got shape {tuple(x.shape)}")
-    if x.shape[2:].numel() > MAX_LOCATIONS:
+    if x.dim() > 2 and x.shape[2:].numel() > MAX_LOCATIONS:
         raise ValueError(f"{name}: at most {MAX_LOCATIONS} spatial locations, got {x.shape[2:].numel()}")
 
 
@@ -72,16 +73,15 @@ def check_spatial(spatial: Sequence[int]) -> tuple[int, ...]:
 def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
     """The weight as (c, d): that of a linear layer, or of a convolution with kernel size 1."""
     check_tensor(weight, "weight", "a Tensor (c, d)")
-    if weight.dim() < 2 or any(size != 1 for size in weight.shape[2:]) or weight.shape[0] == 0:
-        raise ValueError(f"weight: expected shape (c, d), or (c, d, 1, ...), got {tuple(weight.shape)}")
-    if weight.shape[1] != x.shape[1]:
-        raise ValueError(
-            f"weight: expected {x.shape[1]} columns to match input {tuple(x.shape)}, got {weight.shape[1]}"
-        )
+    shape = weight.shape
+    if len(shape) < 2 or (len(shape) > 2 and any(size != 1 for size in shape[2:])) or shape[0] == 0:
+        raise ValueError(f"weight: expected shape (c, d), or (c, d, 1, ...), got {tuple(shape)}")
+    if shape[1] != x.shape[1]:
+        raise ValueError(f"weight: expected {x.shape[1]} columns to match input {tuple(x.shape)}, got {shape[1]}")
     if bias is not None:
         check_tensor(bias, "bias", "a Tensor (c,) or None")
-    if bias is not None and bias.shape != weight.shape[:1]:
-        raise ValueError(f"bias: expected shape ({weight.shape[0]},) to match weight, got {tuple(bias.shape)}")
+        if bias.dim() != 1 or bias.shape[0] != shape[0]:
+            raise ValueError(f"bias: expected shape ({shape[0]},) to match weight, got {tuple(bias.shape)}")
     device, dtype = x.device, x.dtype
     for name, parameter in (("weight", weight), ("bias", bias)):
         if parameter is None:
@@ -92,7 +92,7 @@ def check_classifier(weight: Tensor, bias: Tensor | None, x: Tensor) -> Tensor:
             raise TypeError(f"{name}: expected float32, bfloat16, float16 or float64, got {parameter.dtype}")
         if parameter.dtype != dtype and (x.is_meta or not torch.is_autocast_enabled(device.type)):
             raise TypeError(f"{name}: expected dtype {dtype} like input (or use autocast), got {parameter.dtype}")
-    return weight if weight.dim() == 2 else weight.flatten(1)
+    return weight if len(shape) == 2 else weight.flatten(1)
 
 
 def check_target(
@@ -270,13 +270,27 @@ def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tens
         values = torch.where(inside, values.clamp(ALPHA_MIN, ALPHA_MAX), values)
         return (values if b is None else values.expand(b).contiguous()), 1.0, 1.0
     pair = alpha if isinstance(alpha, (tuple, list)) else (alpha, alpha)
+    if len(pair) == 2 and type(pair[0]) is type(pair[1]) is float and not torch.compiler.is_compiling():
+        bounds = _within(*pair)
+        if bounds is not None:
+            return None, *bounds
     found = [as_float(a) for a in pair]
     if len(found) != 2 or found[0] is None or found[1] is None:
         raise TypeError(f"alpha: expected {accepted()}, got {alpha!r}")
-    low, high = found[0], found[1]
-    if not ALPHA_MIN * (1 - ROUNDING) <= low <= high <= ALPHA_MAX * (1 + ROUNDING):
+    bounds = _range(found[0], found[1])
+    if bounds is None:
         raise ValueError(f"alpha: expected {accepted()} with low <= high, got {alpha!r}")
-    return None, min(max(low, ALPHA_MIN), ALPHA_MAX), min(max(high, ALPHA_MIN), ALPHA_MAX)
+    return None, *bounds
+
+
+def _range(low: float, high: float) -> tuple[float, float] | None:
+    """Within the bounds, if it is one."""
+    if not ALPHA_MIN * (1 - ROUNDING) <= low <= high <= ALPHA_MAX * (1 + ROUNDING):
+        return None
+    return min(max(low, ALPHA_MIN), ALPHA_MAX), min(max(high, ALPHA_MIN), ALPHA_MAX)
+
+
+_within = lru_cache(_range)  # the alphas of a training are few
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:

@@ -19,15 +19,15 @@ from .backends.contract import NONE, Draw, LossOptions, Want
 from .second_order import Operation, products
 
 
-def _dtypes(*operands: Tensor | None) -> tuple[torch.dtype | None, ...]:
-    return tuple(None if x is None else x.dtype for x in operands)
+def _dtypes(operand: Tensor, attention: Tensor | None) -> tuple[torch.dtype, torch.dtype | None]:
+    return operand.dtype, None if attention is None else attention.dtype
 
 
-def _wanted(*operands: Tensor | None) -> Want:
+def _wanted(operand: Tensor, attention: Tensor | None) -> Want:
     """Which gradients will be asked for. Asked outside of forward, where gradient mode is always off."""
     if not torch.is_grad_enabled():
-        return Want(*(False for _ in operands))
-    return Want(*(x is not None and x.requires_grad for x in operands))
+        return Want(False, False)
+    return Want(operand.requires_grad, attention is not None and attention.requires_grad)
 
 
 def _returned(ctx, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
@@ -156,22 +156,22 @@ class _CrossEntropy(Function):
             ctx.save_for_backward(*gradients, operand, attention, target, ignored)
             # Only second derivatives need the names of the weights: until then the caller may set the next seed.
             ctx.names = seed, alpha
-            ctx.versions = _versions(seed, alpha)
+            ctx.versions = _version(seed), _version(alpha)
         return loss
 
     @staticmethod
     def backward(ctx, upstream):
         saved = ctx.saved_tensors  # unpacked once, as checkpointing asks
         call = ctx.call
-        gradients = _cast(
-            ctx,
-            _without_graph(_gradients_of_rows if call.options.reduction == NONE else _scaled, call, upstream, saved),
-        )
+        if call.options.reduction == NONE:
+            gradients = _cast(ctx, _without_graph(_gradients_of_rows, call, upstream, saved))
+        else:
+            gradients = _without_graph(_scaled, ctx, upstream, saved)
         if _graph_wanted():
             if call.options.reduction != NONE:
                 operand, attention, target, ignored = saved[2:]
                 seed, alpha = ctx.names
-                if ctx.versions != _versions(seed, alpha):
+                if ctx.versions != (_version(seed), _version(alpha)):
                     raise RuntimeError(
                         "seed, alpha: modified in place since the forward, which second derivatives need"
                     )
@@ -183,9 +183,21 @@ class _CrossEntropy(Function):
         return _returned(ctx, *gradients)
 
 
-def _scaled(call: _Call, upstream: Tensor, saved) -> list[Tensor | None]:
-    """Gradients of the forward, out of place, so that a second backward through the same graph is right."""
-    return [upstream * gradient if want else None for gradient, want in zip(saved, call.want, strict=False)]
+def _scaled(ctx, upstream: Tensor, saved) -> list[Tensor | None]:
+    """The wanted gradients of the forward, out of place, so that a second backward through the same graph is right."""
+    return [
+        _product(upstream, gradient, dtype) if want else None
+        for gradient, dtype, want in zip(saved, ctx.dtypes, ctx.call.want, strict=False)
+    ]
+
+
+def _product(scale: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """scale * x in a dtype, by one launch on a GPU."""
+    if x.dtype == dtype:
+        return scale * x
+    if torch.compiler.is_compiling():
+        return (scale * x).to(dtype)
+    return torch.mul(scale, x, out=x.new_empty(x.shape, dtype=dtype))
 
 
 def _gradients_of_rows(call: _Call, upstream: Tensor, saved) -> tuple[Tensor, Tensor]:
@@ -196,8 +208,8 @@ def _gradients_of_rows(call: _Call, upstream: Tensor, saved) -> tuple[Tensor, Te
     )  # fmt: skip
 
 
-def _versions(*tensors: Tensor | None) -> list[int | None]:
-    return [None if x is None or x.is_inference() else x._version for x in tensors]
+def _version(x: Tensor | None) -> int | None:
+    return None if x is None or x.is_inference() else x._version
 
 
 def mix(values: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Tensor:

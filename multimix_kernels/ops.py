@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .backends import TABLE
 from .backends.contract import NONE, SCHEMAS, Want, compute_dtype, flat, records
+from .dispatch import idle
 
 
 def _gradients(operand: Tensor, b: int, want: Want) -> tuple[Tensor, Tensor]:
@@ -47,6 +48,7 @@ def _loss_backward(grad_rows, operand, target, options, want, *_):
     return _gradients(operand, target.shape[0], want)
 
 
+_FUNCTIONS: dict[Callable, Callable] = {}  # what operators written in Python call, which take records
 _FAKES: dict[str, Callable] = {
     "sample": _sample,
     "mix": _mix,
@@ -74,6 +76,8 @@ def _outside_autocast(operator: Callable) -> Callable:
     @wraps(operator)
     def run(*arguments):
         device = next(x for x in arguments if isinstance(x, Tensor)).device
+        if not torch.is_autocast_enabled(device.type):
+            return operator(*arguments)
         with torch.autocast(device.type, enabled=False):
             return operator(*arguments)
 
@@ -81,14 +85,16 @@ def _outside_autocast(operator: Callable) -> Callable:
 
 
 def _register(backend) -> dict:
+    namespace = getattr(torch.ops, backend.namespace)
     for name, schema in SCHEMAS.items():
         qualified = f"{backend.namespace}::{name}"
         torch.library.define(qualified, schema, tags=torch.Tag.pt2_compliant_tag)
         torch.library.register_fake(qualified, _with_records(name, _FAKES[name]))
         if backend.operators is not None:
-            operator = _outside_autocast(_with_records(name, getattr(backend.operators, name)))
+            function = getattr(backend.operators, name)
+            operator = _outside_autocast(_with_records(name, function))
             torch.library.impl(qualified, "CompositeExplicitAutograd", operator)
-    namespace = getattr(torch.ops, backend.namespace)
+            _FUNCTIONS[getattr(namespace, name).default] = function
     return {name: getattr(namespace, name).default for name in SCHEMAS}
 
 
@@ -116,4 +122,15 @@ OPERATORS = {name: _register(backend) for name, backend in TABLE.items()}
 
 def call(backend: str, name: str, *arguments):
     """An operator of a backend, called with records; see `backends.contract`."""
-    return OPERATORS[backend][name](*flat(name, arguments))
+    operator = OPERATORS[backend][name]
+    if not torch.compiler.is_compiling():
+        function = _FUNCTIONS.get(operator)
+        if function is not None and idle(_tensors(arguments)):
+            return function(*arguments)
+    return operator(*flat(name, arguments))
+
+
+def _tensors(arguments) -> list[Tensor | None]:
+    """Those among the arguments, and of the draw, which comes last; its seed first, as there always is one."""
+    draw = arguments[-1]
+    return [draw.seed, draw.alpha, *(x for x in arguments if isinstance(x, Tensor))]

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import torch.autograd.forward_ad as forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 import multimix_kernels as mk
@@ -52,6 +53,41 @@ def test_no_gradient_work_under_no_grad(problem, backend, device, wants):
             evaluate(frozen, backend)
     assert wants
     assert not any(any(want) for _, want in wants)
+
+
+class Operations(TorchDispatchMode):
+    """Notes what torch computes: an operation is a launch on a GPU, views and new memory are none."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if not function.is_view and "empty" not in function._opname:
+            self.found.append(function._opname)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_backward_of_a_reduced_loss_is_one_product(reduction, dtype, backend, device):
+    """For each gradient, multiplied and cast at once: to the bit what two operations give, however often."""
+    problem = DENSE.but("", attention="given")
+    operands = problem.scores(dtype, device)
+    scores, attention = operands["scores"], operands["attention"]
+    loss = mk.mixed_cross_entropy(
+        scores, problem.target().to(device), attention=attention, n=6, seed=1, reduction=reduction, backend=backend
+    )
+    ones, upstream = (torch.full_like(loss, value) for value in (1.0, 3.0))
+    plain = torch.autograd.grad(loss, (scores, attention), ones, retain_graph=True)
+    with Operations() as operations:
+        found = torch.autograd.grad(loss, (scores, attention), upstream, retain_graph=True)
+    assert operations.found == ["mul", "mul"]
+    again = torch.autograd.grad(loss, (scores, attention), upstream)
+    for x, y, z in zip(found, again, plain, strict=True):
+        assert x.dtype == dtype
+        assert torch.equal(x, y)
+        assert_close(x, 3 * z, 1e-2 if dtype == torch.bfloat16 else 1e-6)
 
 
 def test_only_the_wanted_gradients_are_computed(backend, device, wants):

@@ -4,8 +4,8 @@ A backend's functions take the records below; in the schemas, which torch.librar
 its place. `flat` packs a call's arguments, `records` unpacks them: nothing else knows the order.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -89,6 +89,17 @@ _COUNTS = {
 }
 
 
+def _places(name: str) -> Iterator[tuple[type | None, Any]]:
+    """For each argument of an operator its record and the slice of its fields, or None and its place."""
+    first = 0
+    for declared, count in zip(_ROWS[name].arguments, _COUNTS[name], strict=True):
+        yield (None, first) if isinstance(declared, str) else (declared, slice(first, first + count))
+        first += count or 1
+
+
+_PLACES = {name: tuple(_places(name)) for name in _ROWS}
+
+
 def flat(name: str, arguments: Sequence) -> list:
     """The arguments of an operator as its schema has them."""
     packed: list = []
@@ -102,13 +113,8 @@ def flat(name: str, arguments: Sequence) -> list:
 
 def records(name: str, arguments: Sequence) -> list:
     """The arguments of an operator as a backend's function takes them."""
-    remaining = iter(arguments)
-    return [
-        next(remaining)
-        if isinstance(declared, str)
-        else declared(*(next(remaining) for _ in _ROWS[name].fields(declared)))
-        for declared in _ROWS[name].arguments
-    ]
+    places = _PLACES[name]
+    return [arguments[place] if record is None else record(*arguments[place]) for record, place in places]
 
 
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:

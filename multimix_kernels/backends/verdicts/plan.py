@@ -41,7 +41,7 @@ def kind_of(dtype: torch.dtype) -> str:
     """The kind of operands of a dtype, by PyTorch's setting of today."""
     if dtype == torch.float32:
         return "tf32" if torch.backends.cuda.matmul.fp32_precision == "tf32" else "float32"
-    return _KINDS.get(dtype, str(dtype))
+    return _KINDS.get(dtype) or str(dtype)
 
 
 def parts(backends: Sequence[str], kinds: Sequence[str]) -> list[Part]:
