@@ -28,7 +28,8 @@ HEAD = """\
 # Functions and modules
 
 Letters in shapes: b examples in the mini-batch, d embedding dimensions, c classes, n interpolated examples per
-location, m examples in each of them. `Alpha` is a float, a pair of floats, or a Tensor."""
+location, m examples in each of them. `Alpha` is a float, a pair of floats, or a Tensor;
+a float may be a Tensor without dimensions on the CPU."""
 Definition = ast.FunctionDef | ast.ClassDef
 
 

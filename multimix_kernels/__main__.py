@@ -101,9 +101,27 @@ def main() -> None:
     print("\n".join(["used where no backend is named:", *choices()]))
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["verify"]:
-        from .verify.command import main as verify
+def run(arguments: list[str]) -> int:
+    """The exit code; that of a program whose reader is gone (`... | head`) if it is, without a traceback."""
+    try:
+        if arguments[:1] == ["verify"]:
+            from .verify.command import main as verify
 
-        sys.exit(verify(sys.argv[2:]))
-    main()
+            code = verify(arguments[1:])
+        else:
+            main()
+            code = 0
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        try:
+            print(flush=True)
+        except BrokenPipeError:
+            # Python would write what is left once more, at its end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + 13  # the number of SIGPIPE, as a shell has it
+        raise  # another pipe
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

@@ -13,22 +13,14 @@ import torch.distributed as dist
 from torch import Tensor
 
 from .backends import LOW, TABLE
-from .backends.contract import REDUCTIONS, Draw
-from .scalars import as_float, as_integer
+from .backends.contract import REDUCTIONS, Draw, Number
+from .backends.scheduled import ALPHA_MAX, ALPHA_MIN, ROUNDING, within
+from .scalars import as_integer, as_number, is_number, readable
 
-ALPHA_MIN, ALPHA_MAX = 0.01, 1000.0
 MAX_LOCATIONS = 1 << 24  # the location has 24 bits of a counter word of the weight stream
 DTYPES = (*LOW, torch.float64)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)  # of class indices
-ROUNDING = 2.0**-23  # relative distance to a bound at which float32 cannot tell a number from it
 RANK = 0x9E3779B97F4A7C15  # odd, so that the seeds of all ranks differ
-
-
-def _readable(x: Tensor) -> bool:
-    """Whether x has values that may be read: a fake tensor has none, and a mode (make_fx) may record what is done."""
-    if torch.compiler.is_compiling() or x.device.type != "cpu":
-        return False
-    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
 
 
 def check_tensor(x, name: str, expected: str) -> None:
@@ -127,7 +119,7 @@ def check_target(
         target = target.to(torch.int64)
     if ignore_index is None:
         return target, None
-    if not isinstance(c, str) and _readable(target) and not _has_others(target, c, ignore_index):
+    if not isinstance(c, str) and readable(target) and not _has_others(target, c, ignore_index):
         return target, None
     return target, ignored_examples(target, ignore_index)
 
@@ -158,16 +150,16 @@ def check_attention(attention: Tensor, b: int, spatial: Sequence[int], x: Tensor
         raise ValueError(f"attention: expected shape {(b, *spatial)}, got {tuple(attention.shape)}")
     if attention.device != x.device:
         raise ValueError(f"attention: expected device {x.device} like input, got {attention.device}")
-    if _readable(attention):
+    if readable(attention):
         values = attention.detach()
         if not bool(((values >= 0) & values.isfinite()).all()):
             raise ValueError("attention: expected finite values that are not negative, got others")
 
 
-def check_loss_options(label_smoothing: float, reduction: str) -> float:
-    """Label smoothing in [0, 1], and a known reduction. Returns the label smoothing as a float."""
-    number = as_float(label_smoothing)
-    if number is None or not 0 <= number <= 1:
+def check_loss_options(label_smoothing: float | Tensor, reduction: str) -> Number:
+    """Label smoothing in [0, 1], and a known reduction. Returns the label smoothing; a Tensor has no value yet."""
+    number = as_number(label_smoothing, "label_smoothing")
+    if number is None or not (isinstance(number, Tensor) or 0 <= number <= 1):
         raise ValueError(f"label_smoothing: expected a float in [0, 1], got {label_smoothing!r}")
     if not isinstance(reduction, str) or reduction not in REDUCTIONS:
         raise ValueError(f"reduction: expected 'mean', 'sum' or 'none', got {reduction!r}")
@@ -241,56 +233,57 @@ def make_draw(
     return Draw(_seed(seed, generator, device), per_example, n, b if m is None else m, low, high, row_offset)
 
 
-def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tensor | None, float, float]:
-    """Concentrations of the examples (b,) float64 or None, and the range of one for all. None: not known yet.
+def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tensor | None, Number, Number]:
+    """Concentrations of the examples (b,) float64 or None, and the range of one for all. b, device None: not known yet.
 
-    A number that float32 cannot tell from a bound counts as the bound: 0.01 in float32 is less than 0.01.
+    The range is of Tensors where they have no value yet. A number that float32 cannot tell from a bound counts as the
+    bound: 0.01 in float32 is less than 0.01.
     """
-
-    def accepted() -> str:
-        return (
-            f"a float, a (low, high) pair or a Tensor ({'b' if b is None else b},), within [{ALPHA_MIN}, {ALPHA_MAX}]"
-        )
-
     if isinstance(alpha, Tensor):
         check_tensor(alpha, "alpha", "a Tensor (b,)")
-        if alpha.requires_grad:
-            raise ValueError("alpha: must not require grad; the draw is not differentiable; pass alpha.detach()")
-        if alpha.dtype not in (*DTYPES, *INTEGERS):
-            raise TypeError(f"alpha: expected {accepted()}, got {alpha.dtype}")
-        if alpha.dim() > 1 or (b is not None and alpha.shape not in ((), (b,))):
-            raise ValueError(f"alpha: expected {accepted()}, got shape {tuple(alpha.shape)}")
-        if device is not None and alpha.device != device:
-            raise ValueError(f"alpha: expected device {device} like input, got {alpha.device}")
-        values = alpha.double()
-        inside = (values >= ALPHA_MIN * (1 - ROUNDING)) & (values <= ALPHA_MAX * (1 + ROUNDING))
-        if _readable(alpha) and not bool(inside.all()):
-            raise ValueError(f"alpha: expected {accepted()}, got values in [{alpha.min()}, {alpha.max()}]")
-        # What is outside stays so, for the operators that check again.
-        values = torch.where(inside, values.clamp(ALPHA_MIN, ALPHA_MAX), values)
-        return (values if b is None else values.expand(b).contiguous()), 1.0, 1.0
+        if not is_number(alpha):
+            return _concentrations(alpha, b, device), 1.0, 1.0
     pair = alpha if isinstance(alpha, (tuple, list)) else (alpha, alpha)
     if len(pair) == 2 and type(pair[0]) is type(pair[1]) is float and not torch.compiler.is_compiling():
-        bounds = _within(*pair)
-        if bounds is not None:
-            return None, *bounds
-    found = [as_float(a) for a in pair]
+        nearest = _within(*pair)
+        if nearest is not None:
+            return None, *nearest
+    found = [as_number(a, "alpha") for a in pair]
     if len(found) != 2 or found[0] is None or found[1] is None:
-        raise TypeError(f"alpha: expected {accepted()}, got {alpha!r}")
-    bounds = _range(found[0], found[1])
-    if bounds is None:
-        raise ValueError(f"alpha: expected {accepted()} with low <= high, got {alpha!r}")
-    return None, *bounds
+        raise TypeError(f"alpha: expected {_accepted_alpha(b)}, got {alpha!r}")
+    low, high = found[0], found[1]
+    if isinstance(low, Tensor) or isinstance(high, Tensor):
+        return None, low, high
+    nearest = within(low, high)
+    if nearest is None:
+        raise ValueError(f"alpha: expected {_accepted_alpha(b)} with low <= high, got {alpha!r}")
+    return None, *nearest
 
 
-def _range(low: float, high: float) -> tuple[float, float] | None:
-    """Within the bounds, if it is one."""
-    if not ALPHA_MIN * (1 - ROUNDING) <= low <= high <= ALPHA_MAX * (1 + ROUNDING):
-        return None
-    return min(max(low, ALPHA_MIN), ALPHA_MAX), min(max(high, ALPHA_MIN), ALPHA_MAX)
+_within = lru_cache(within)  # the alphas of a training are few
 
 
-_within = lru_cache(_range)  # the alphas of a training are few
+def _accepted_alpha(b: int | None) -> str:
+    return f"a float, a (low, high) pair or a Tensor ({'b' if b is None else b},), within [{ALPHA_MIN}, {ALPHA_MAX}]"
+
+
+def _concentrations(alpha: Tensor, b: int | None, device: torch.device | None) -> Tensor:
+    """Those of all examples, float64."""
+    if alpha.requires_grad:
+        raise ValueError("alpha: must not require grad; the draw is not differentiable; pass alpha.detach()")
+    if alpha.dtype not in (*DTYPES, *INTEGERS):
+        raise TypeError(f"alpha: expected {_accepted_alpha(b)}, got {alpha.dtype}")
+    if alpha.dim() > 1 or (b is not None and alpha.shape not in ((), (b,))):
+        raise ValueError(f"alpha: expected {_accepted_alpha(b)}, got shape {tuple(alpha.shape)}")
+    if device is not None and alpha.device != device:
+        raise ValueError(f"alpha: expected device {device} like input, got {alpha.device}")
+    values = alpha.double()
+    inside = (values >= ALPHA_MIN * (1 - ROUNDING)) & (values <= ALPHA_MAX * (1 + ROUNDING))
+    if readable(alpha) and not bool(inside.all()):
+        raise ValueError(f"alpha: expected {_accepted_alpha(b)}, got values in [{alpha.min()}, {alpha.max()}]")
+    # What is outside stays so, for the operators that check again.
+    values = torch.where(inside, values.clamp(ALPHA_MIN, ALPHA_MAX), values)
+    return values if b is None else values.expand(b).contiguous()
 
 
 def check_generator(generator: torch.Generator | None, device: torch.device) -> None:

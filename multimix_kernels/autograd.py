@@ -16,6 +16,7 @@ from torch.autograd import Function
 
 from . import ops
 from .backends.contract import NONE, Draw, LossOptions, Want
+from .backends.scheduled import numbers_of, without_numbers
 from .second_order import Operation, products
 
 
@@ -116,22 +117,24 @@ def _differentiable(upstream, operand, attention, gradients, want: Want, operati
 
 class _Mix(Function):
     @staticmethod
-    def forward(ctx, values, attention, ignored, seed, alpha, call):
-        ctx.save_for_backward(values, attention, ignored, seed, alpha)
+    def forward(ctx, values, attention, ignored, seed, alpha, call, numbers=None):
+        ctx.save_for_backward(values, attention, ignored, seed, alpha, numbers)
         ctx.call, ctx.dtypes = call, _dtypes(values, attention)
-        return ops.call(call.backend, "mix", values, attention, ignored, Draw(seed, alpha, *call.draw))
+        draw = Draw(seed, alpha, *call.draw)
+        return ops.call(call.backend, "mix", values, attention, ignored, draw, numbers=numbers)
 
     @staticmethod
     def backward(ctx, upstream):
-        values, attention, ignored, seed, alpha = ctx.saved_tensors
+        values, attention, ignored, seed, alpha, numbers = ctx.saved_tensors
         call = ctx.call
         draw = Draw(seed, alpha, *call.draw)
         with torch.no_grad():
-            gradients = _cast(
-                ctx, ops.call(call.backend, "mix_backward", upstream, values, call.want, attention, ignored, draw)
+            found = ops.call(
+                call.backend, "mix_backward", upstream, values, call.want, attention, ignored, draw, numbers=numbers
             )
+            gradients = _cast(ctx, found)
         if _graph_wanted():
-            operation = Operation(call.backend, "mix", None, ignored, None, draw)
+            operation = Operation(call.backend, "mix", None, ignored, None, draw, numbers)
             gradients = _differentiable(upstream, values, attention, gradients, call.want, operation)
         return _returned(ctx, *gradients)
 
@@ -140,22 +143,22 @@ class _CrossEntropy(Function):
     """The loss operators, by name: the operand of "mixed_cross_entropy" is scores, that of "soft_..." is logits."""
 
     @staticmethod
-    def forward(ctx, operand, attention, target, ignored, seed, alpha, call):
+    def forward(ctx, operand, attention, target, ignored, seed, alpha, call, numbers=None):
         reduced = call.options.reduction != NONE
         now = call.want if reduced else Want(False, False)
         loss, *gradients = ops.call(
             call.backend, call.name,
-            operand, target, call.options, now, attention, ignored, Draw(seed, alpha, *call.draw),
+            operand, target, call.options, now, attention, ignored, Draw(seed, alpha, *call.draw), numbers=numbers,
         )  # fmt: skip
         ctx.call, ctx.dtypes = call, _dtypes(operand, attention)
         if not reduced:
-            ctx.save_for_backward(operand, attention, target, ignored, seed, alpha)
+            ctx.save_for_backward(operand, attention, target, ignored, seed, alpha, numbers)
         elif torch.compiler.is_compiling():
             ctx.save_for_backward(*gradients)
         else:
             ctx.save_for_backward(*gradients, operand, attention, target, ignored)
             # Only second derivatives need the names of the weights: until then the caller may set the next seed.
-            ctx.names = seed, alpha
+            ctx.names = seed, alpha, numbers
             ctx.versions = _version(seed), _version(alpha)
         return loss
 
@@ -170,15 +173,15 @@ class _CrossEntropy(Function):
         if _graph_wanted():
             if call.options.reduction != NONE:
                 operand, attention, target, ignored = saved[2:]
-                seed, alpha = ctx.names
+                seed, alpha, numbers = ctx.names
                 if ctx.versions != (_version(seed), _version(alpha)):
                     raise RuntimeError(
                         "seed, alpha: modified in place since the forward, which second derivatives need"
                     )
             else:
-                operand, attention, target, ignored, seed, alpha = saved
+                operand, attention, target, ignored, seed, alpha, numbers = saved
             draw = Draw(seed, alpha, *call.draw)
-            operation = Operation(call.backend, call.name, target, ignored, call.options, draw)
+            operation = Operation(call.backend, call.name, target, ignored, call.options, draw, numbers)
             gradients = _differentiable(upstream, operand, attention, gradients, call.want, operation)
         return _returned(ctx, *gradients)
 
@@ -201,10 +204,11 @@ def _product(scale: Tensor, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def _gradients_of_rows(call: _Call, upstream: Tensor, saved) -> tuple[Tensor, Tensor]:
-    operand, attention, target, ignored, seed, alpha = saved
+    operand, attention, target, ignored, seed, alpha, numbers = saved
     return ops.call(
         call.backend, f"{call.name}_backward",
         upstream, operand, target, call.options, call.want, attention, ignored, Draw(seed, alpha, *call.draw),
+        numbers=numbers,
     )  # fmt: skip
 
 
@@ -214,8 +218,7 @@ def _version(x: Tensor | None) -> int | None:
 
 def mix(values: Tensor, attention: Tensor | None, ignored: Tensor | None, backend: str, draw: Draw) -> Tensor:
     """Convex combinations (r, n, d) of values (r, b, d), differentiable in values and attention (r, b)."""
-    call = _Call(backend, "mix", None, _wanted(values, attention), draw[2:])
-    return _Mix.apply(values, attention, ignored, draw.seed, draw.alpha, call)
+    return _apply(_Mix, (values, attention, ignored), backend, "mix", None, _wanted(values, attention), draw)
 
 
 def cross_entropy(
@@ -229,5 +232,14 @@ def cross_entropy(
     draw: Draw,
 ) -> Tensor:
     """A loss operator, differentiable in operand and attention (r, b): a scalar, or (r, n) with reduction "none"."""
-    call = _Call(backend, name, options, _wanted(operand, attention), draw[2:])
-    return _CrossEntropy.apply(operand, attention, target, ignored, draw.seed, draw.alpha, call)
+    tensors = operand, attention, target, ignored
+    return _apply(_CrossEntropy, tensors, backend, name, options, _wanted(operand, attention), draw)
+
+
+def _apply(function, tensors, backend: str, name: str, options: LossOptions | None, want: Want, draw: Draw) -> Tensor:
+    numbers = numbers_of(draw, options)
+    if numbers is None:
+        return function.apply(*tensors, draw.seed, draw.alpha, _Call(backend, name, options, want, draw[2:]))
+    options, draw = without_numbers((options, draw))
+    call = _Call(backend, name, options, want, draw[2:])
+    return function.apply(*tensors, draw.seed, draw.alpha, call, numbers)

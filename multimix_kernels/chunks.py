@@ -28,7 +28,7 @@ def multimix_head_cross_entropy(
     n: int = 1000,
     m: int | None = None,
     alpha: Alpha = (0.5, 2.0),
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
     seed: int | Tensor | None = None,

@@ -10,18 +10,25 @@ from functools import cache
 
 import torch
 from torch import Tensor
-from torch._C import DispatchKey, DispatchKeySet
 
+# Private functions of torch, all versions of which that the tests know have them; without one nothing is ever idle.
+_ASKED = ("DispatchKey", "DispatchKeySet", "_dispatch_keys", "_dispatch_key_for_device", "_dispatch_key_parse",
+          "_dispatch_tls_local_include_set")  # fmt: skip
+_KNOWN = all(hasattr(torch._C, name) for name in _ASKED) and hasattr(torch.autograd, "_profiler_enabled")
 _DEVICES = ("cpu", "cuda")  # on others, "meta" among them, there may be more to do
 # A thread's own keys where nobody has added any: modes, transforms and inference mode change them.
-_IDLE = DispatchKeySet(DispatchKey.BackendSelect).add(DispatchKey.ADInplaceOrView).raw_repr()
+_IDLE = (
+    torch._C.DispatchKeySet(torch._C.DispatchKey.BackendSelect).add(torch._C.DispatchKey.ADInplaceOrView).raw_repr()
+    if _KNOWN
+    else None
+)
 
 
 @cache
 def _plain_keys(device_type: str) -> int:
     """The keys of a tensor on such a device that is no subclass, view of a conjugate, or inference tensor."""
     name = torch._C._dispatch_key_for_device(device_type)
-    keys = DispatchKeySet(DispatchKey.ADInplaceOrView)
+    keys = torch._C.DispatchKeySet(torch._C.DispatchKey.ADInplaceOrView)
     for layer in ("", "Autograd", "Autocast"):
         keys = keys.add(torch._C._dispatch_key_parse(layer + name))
     return keys.raw_repr()
@@ -29,7 +36,9 @@ def _plain_keys(device_type: str) -> int:
 
 def idle(tensors: Iterable[Tensor | None]) -> bool:
     """Whether an operator of these tensors may be called past the dispatcher. Not for compiled graphs to ask."""
-    if torch._C._dispatch_tls_local_include_set().raw_repr() != _IDLE or torch.autograd._profiler_enabled():
+    if not _KNOWN or torch._C._dispatch_tls_local_include_set().raw_repr() != _IDLE:
+        return False
+    if torch.autograd._profiler_enabled():
         return False
     keys, recording = None, torch.is_grad_enabled()
     for x in tensors:

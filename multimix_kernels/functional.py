@@ -14,10 +14,11 @@ from torch import Tensor
 from . import arguments, autograd, backends, ops
 from .attention import ACTIVATIONS, KINDS, attention_map
 from .backends.contract import REDUCTIONS, Draw, LossOptions
+from .backends.scheduled import numbers_of
 from .memory import reserve
 from .mixture import Mixture
 
-Alpha = float | tuple[float, float] | Tensor
+Alpha = float | tuple[float | Tensor, float | Tensor] | Tensor
 
 
 def multimix_cross_entropy(
@@ -29,7 +30,7 @@ def multimix_cross_entropy(
     n: int = 1000,
     m: int | None = None,
     alpha: Alpha = (0.5, 2.0),
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
     seed: int | Tensor | None = None,
@@ -56,9 +57,10 @@ def multimix_cross_entropy(
         m: examples in each interpolation, drawn uniformly without replacement; None: all b. At most b: where the
             last mini-batch of an epoch is smaller, pass min(m, len(input)), or drop that batch.
         alpha: Dirichlet concentration within [0.01, 1000]: a float; a (low, high) range, from which one is drawn
-            for each interpolation; or a Tensor (b,), one per example. Under torch.compile a new float is compiled
-            once more, and a Tensor (b,) or () is not.
-        label_smoothing: as in `torch.nn.functional.cross_entropy`.
+            for each interpolation; or a Tensor (b,), one per example, whose draws take longer. A number that changes
+            from step to step may be a Tensor () on the CPU: a compiled graph reads it when it runs. A float is compiled
+            once more when it changes for the first time, and read from then on.
+        label_smoothing: as in `torch.nn.functional.cross_entropy`; a float, or a Tensor () on the CPU as for alpha.
         ignore_index: an example with this class index is left out of every mixture. If all are, the mean is NaN.
         reduction: "mean", "sum", or "none".
         seed: int or int64 Tensor with one element that names the draw; None draws one with torch.randint. Where
@@ -96,7 +98,7 @@ def dense_multimix_cross_entropy(
     n: int = 1000,
     m: int | None = None,
     alpha: Alpha = (0.5, 2.0),
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
     seed: int | Tensor | None = None,
@@ -149,7 +151,7 @@ def mixed_cross_entropy(
     n: int = 1000,
     m: int | None = None,
     alpha: Alpha = (0.5, 2.0),
-    label_smoothing: float = 0.0,
+    label_smoothing: float | Tensor = 0.0,
     ignore_index: int = -100,
     reduction: str = "mean",
     seed: int | Tensor | None = None,
@@ -273,7 +275,8 @@ def sample_dirichlet(
     draw = arguments.make_draw(n, m, alpha, seed, generator, row_offset, b, device)
     name = backends.choose(backend, device, dtype, "sample").name
     reserve(f"weights of n = {draw.n} rows of b = {b} examples", (draw.n, b, *spatial), dtype, device)
-    weights = ops.call(name, "sample", b, torch.Size(spatial).numel(), dtype, None, None, draw)
+    r = torch.Size(spatial).numel()
+    weights = ops.call(name, "sample", b, r, dtype, None, None, draw, numbers=numbers_of(draw))
     return weights.permute(1, 2, 0).reshape(draw.n, b, *spatial)
 
 

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from . import arguments, autograd, ops
 from .backends.contract import NONE, REDUCTIONS, Draw, LossOptions
+from .backends.scheduled import numbers_of
 from .memory import reserve
 
 
@@ -78,7 +79,7 @@ class Mixture:
         logits: Tensor,
         target: Tensor,
         *,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | Tensor = 0.0,
         ignore_index: int = -100,
         reduction: str = "mean",
     ) -> Tensor:
@@ -131,8 +132,9 @@ class Mixture:
         shape = (self._draw.n, self._b, *self._spatial)
         reserve(f"weights of n = {self._draw.n} rows of b = {self._b} examples", shape, dtype, self.seed.device)
         weights = ops.call(
-            self._backend, "sample", self._b, self._locations, dtype, attention, self._ignored, self._draw
-        )
+            self._backend, "sample", self._b, self._locations, dtype, attention, self._ignored, self._draw,
+            numbers=numbers_of(self._draw),
+        )  # fmt: skip
         return self._public(weights)
 
     @property

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
@@ -9,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from . import arguments
 from .attention import ACTIVATIONS, KINDS
 from .functional import Alpha, dense_multimix_cross_entropy, mixed_cross_entropy, multimix_cross_entropy
+from .scalars import as_number, is_number
 
 
 def _mix_options(n: int, m: int | None, alpha: Alpha, backend: str | None) -> dict[str, Any]:
@@ -23,10 +25,13 @@ def _clamped(options: dict[str, Any], clamp_m: bool, b: int) -> dict[str, Any]:
     return options | {"m": min(options["m"], b)} if clamp_m and options["m"] is not None else options
 
 
-def _loss_options(label_smoothing: float, ignore_index: int, reduction: str = "mean") -> dict[str, Any]:
-    label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+def _loss_options(label_smoothing: float | Tensor, ignore_index: int, reduction: str = "mean") -> dict[str, Any]:
+    """How rows are compared with targets. A label smoothing that is a Tensor is read at each call."""
+    number = arguments.check_loss_options(label_smoothing, reduction)
     return dict(
-        label_smoothing=label_smoothing, ignore_index=arguments.check_ignore_index(ignore_index), reduction=reduction
+        label_smoothing=label_smoothing if isinstance(label_smoothing, Tensor) else number,
+        ignore_index=arguments.check_ignore_index(ignore_index),
+        reduction=reduction,
     )
 
 
@@ -35,12 +40,23 @@ def _plain_loss(logits: Tensor, target: Tensor, options: dict[str, Any]) -> Tens
     arguments.check_input(logits, "scores", dense=False)
     b, c = logits.shape
     target, _ = arguments.check_target(target, b, c, logits.device, options["ignore_index"])
-    return F.cross_entropy(logits, target, **options)
+
+    def loss(label_smoothing: float) -> Tensor:
+        return F.cross_entropy(logits, target, **options | {"label_smoothing": label_smoothing})
+
+    smoothing = options["label_smoothing"]
+    if isinstance(smoothing, Tensor):
+        smoothing = as_number(smoothing, "label_smoothing")
+    if not isinstance(smoothing, Tensor):
+        return loss(smoothing)
+    # Not known yet, in a graph; the loss is linear in it. A masked class has an infinite part of none.
+    none, smoothing = loss(0.0), smoothing.to(logits.dtype)
+    return torch.where(smoothing == 0, none, (1 - smoothing) * none + smoothing * loss(1.0))
 
 
 def _hold_alpha(module: "MultiMixLoss | MultiMixHead", alpha: Alpha) -> None:
-    """A Tensor moves with the module, and is not in its state_dict."""
-    if isinstance(alpha, Tensor):
+    """A Tensor of the examples moves with the module, and is not in its state_dict; a number stays on the CPU."""
+    if isinstance(alpha, Tensor) and not is_number(alpha):
         module.register_buffer("alpha", alpha, persistent=False)
     else:
         module.alpha = alpha
@@ -73,7 +89,7 @@ class MultiMixLoss(nn.Module):
         m: int | None = None,
         clamp_m: bool = False,
         alpha: Alpha = (0.5, 2.0),
-        label_smoothing: float = 0.0,
+        label_smoothing: float | Tensor = 0.0,
         ignore_index: int = -100,
         reduction: str = "mean",
         backend: str | None = None,
@@ -141,7 +157,7 @@ class MultiMixHead(nn.Linear):
         attention: str = "gap",
         attention_activation: str = "relu",
         attention_grad: bool = False,
-        label_smoothing: float = 0.0,
+        label_smoothing: float | Tensor = 0.0,
         ignore_index: int = -100,
         backend: str | None = None,
         device=None,

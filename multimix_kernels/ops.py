@@ -3,7 +3,8 @@
 The operators are opaque to torch.compile and are not differentiable themselves; `autograd` wraps them. Shapes here are
 always (r, b, ...) or (r, n, ...), with r = 1 location when not dense. The operand of `mixed_cross_entropy` is the
 scores (r, b, c) of the examples, that of `soft_cross_entropy` the logits (r, n, c) of the mixtures. Every operator ends
-with the attention (r, b), the mask of ignored examples (b,), and the draw.
+with the attention (r, b), the mask of ignored examples (b,), and the draw; its overload "scheduled" with the numbers
+that it reads when it runs.
 """
 
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from torch import Tensor
 
 from .backends import TABLE
 from .backends.contract import NONE, SCHEMAS, Want, compute_dtype, flat, records
+from .backends.scheduled import with_numbers, without_numbers
 from .dispatch import idle
 
 
@@ -84,6 +86,28 @@ def _outside_autocast(operator: Callable) -> Callable:
     return run
 
 
+def _scheduled(backend: str, name: str) -> Callable:
+    """The operator of numbers that are read now."""
+
+    def run(*arguments):
+        *others, numbers = arguments
+        return OPERATORS[backend][name](*flat(name, with_numbers(records(name, others), numbers)))
+
+    return run
+
+
+def _register_scheduled(backend) -> dict:
+    for name, schema in SCHEMAS.items():
+        qualified = f"{backend.namespace}::{name}.scheduled"
+        declared = schema.replace(") ->", ", Tensor numbers) ->")
+        torch.library.define(qualified, declared, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe))
+        fake = _with_records(name, _FAKES[name])
+        torch.library.register_fake(qualified, lambda *arguments, fake=fake: fake(*arguments[:-1]))
+        torch.library.impl(qualified, "CompositeExplicitAutograd", _scheduled(backend.name, name))
+    namespace = getattr(torch.ops, backend.namespace)
+    return {name: getattr(namespace, name).scheduled for name in SCHEMAS}
+
+
 def _register(backend) -> dict:
     namespace = getattr(torch.ops, backend.namespace)
     for name, schema in SCHEMAS.items():
@@ -118,10 +142,13 @@ for _qualified, _allowed in (
 
 # OPERATORS[backend name][operator name], each bound once.
 OPERATORS = {name: _register(backend) for name, backend in TABLE.items()}
+SCHEDULED = {name: _register_scheduled(backend) for name, backend in TABLE.items()}
 
 
-def call(backend: str, name: str, *arguments):
-    """An operator of a backend, called with records; see `backends.contract`."""
+def call(backend: str, name: str, *arguments, numbers: Tensor | None = None):
+    """An operator of a backend, called with records; see `backends.contract`, and `backends.scheduled` for numbers."""
+    if numbers is not None:
+        return SCHEDULED[backend][name](*flat(name, without_numbers(arguments)), numbers)
     operator = OPERATORS[backend][name]
     if not torch.compiler.is_compiling():
         function = _FUNCTIONS.get(operator)

@@ -30,16 +30,46 @@ def as_integer(x, name: str, accepted: str = "an int") -> int:
     raise TypeError(f"{name}: expected {accepted}, got {x!r}")
 
 
-def as_float(x) -> float | None:
-    """x as a float, if it is a real number of Python, NumPy or torch (a Tensor without dimensions, on the CPU)."""
-    if isinstance(x, bool):
-        return None
+def readable(x: Tensor) -> bool:
+    """Whether x has values that may be read: a fake tensor has none, and a mode (make_fx) may record what is done."""
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        return False
+    return type(x) in (Tensor, torch.nn.Parameter) and not torch._C._len_torch_dispatch_stack()
+
+
+def is_number(x: Tensor) -> bool:
+    """Whether x is one real number that can be read without a wait."""
+    return not x.dim() and x.device.type == "cpu" and not x.is_complex() and x.dtype != torch.bool
+
+
+def as_number(x, name: str) -> float | Tensor | None:
+    """x as a float, if it is a real number of Python, NumPy or torch (a Tensor without dimensions, on the CPU).
+
+    While a graph is compiled or recorded, a number that is no constant of it has no value yet: it is a float64 Tensor
+    () on the CPU, with a value when the graph runs.
+
+    Raises:
+        ValueError: naming the argument, if x requires grad.
+    """
     if isinstance(x, (int, float, torch.SymInt, torch.SymFloat)):
-        return float(x)
+        if isinstance(x, bool):
+            return None
+        return _traced(x) if torch.compiler.is_compiling() else float(x)
     if isinstance(x, Tensor):
-        real = not x.dim() and x.device.type == "cpu" and not x.is_complex() and x.dtype != torch.bool
-        return float(x.item()) if real else None
+        if not is_number(x):
+            return None
+        if x.requires_grad:
+            raise ValueError(f"{name}: must not require grad; nothing is differentiated by it; pass {name}.detach()")
+        return float(x.item()) if readable(x) else x.detach().to(torch.float64, copy=True)
     return float(x) if isinstance(x, numbers.Real) else None
+
+
+def _traced(x: int | float | torch.SymInt | torch.SymFloat) -> float | Tensor:
+    """A number in a graph that is being compiled: a constant of it, or symbolic, as is one that changed before."""
+    from torch.fx.experimental.symbolic_shapes import has_static_value  # slow to import
+
+    # As a float it would be made a constant, and compiled again for the next value.
+    return float(x) if has_static_value(x) else torch.zeros((), dtype=torch.float64, device="cpu") + x
 
 
 def _read(x: Tensor, name: str, accepted: str):

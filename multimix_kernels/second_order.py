@@ -28,6 +28,7 @@ class Operation(NamedTuple):
     ignored: Tensor | None
     options: LossOptions | None
     draw: Draw
+    numbers: Tensor | None = None  # of `backends.scheduled`
 
 
 def products(
@@ -92,7 +93,10 @@ def _equation(
         return product(mu, operand)
     assert operation.target is not None
     assert operation.options is not None
-    y = probabilities(operation.target, operand.shape[2], operation.options, operand.dtype)
+    options = operation.options
+    if operation.numbers is not None:
+        options = options._replace(label_smoothing=operation.numbers[2])
+    y = probabilities(operation.target, operand.shape[2], options, operand.dtype)
     logits = product(mu, shifted(operand)) if operation.name == "mixed_cross_entropy" else operand
     return -(mixed_targets(mu, y, operation.target) * without_masks(log_softmax(logits))).sum(-1)
 
@@ -102,7 +106,10 @@ def _weights(operation: Operation, operand: Tensor, attention: Tensor | None, wa
 
     def sample(given: Tensor | None) -> Tensor:
         b, r = _examples(operation, operand), operand.shape[0]
-        return ops.call(operation.backend, "sample", b, r, drawn, given, operation.ignored, operation.draw).double()
+        draw, numbers = operation.draw, operation.numbers
+        return ops.call(
+            operation.backend, "sample", b, r, drawn, given, operation.ignored, draw, numbers=numbers
+        ).double()
 
     with torch.no_grad():
         mu = sample(None if attention is None else attention.detach())

@@ -15,9 +15,11 @@ from multimix_kernels.backends import choose, native
 ROOT = Path(mk.__file__).parents[1]
 
 
-def run(*arguments):
+def run(*arguments, stdout=subprocess.PIPE):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, env=environment, timeout=120)
+    return subprocess.run(
+        [sys.executable, *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, timeout=120
+    )
 
 
 def sections(text):
@@ -39,6 +41,17 @@ def test_names_every_backend_and_why_it_is_missing():
     lines = sections(done.stdout)
     for name, found in mk.available_backends().items():
         assert (found.reason or "available (") in lines["backends", name]
+
+
+def test_ends_quietly_when_nobody_reads():
+    """As with `| head -1`, whose end closes the pipe."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = run("-m", "multimix_kernels", stdout=writer)
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_says_what_is_used_where():

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+Number = float | Tensor  # a Tensor () float64 on the CPU where a value is read when the operator runs; see `scheduled`
 NONE, MEAN, SUM = range(3)  # the reductions, as the operators take them
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
@@ -21,15 +22,15 @@ class Draw(NamedTuple):
     alpha: Tensor | None  # concentrations (b,), or None: alpha ~ Uniform[low, high] for each row
     n: int  # rows per location
     m: int  # examples in each row
-    low: float
-    high: float
+    low: Number
+    high: Number
     row_offset: int  # rows row_offset ... row_offset + n - 1 of the stream
 
 
 class LossOptions(NamedTuple):
     """How targets are read and row losses are reduced."""
 
-    label_smoothing: float
+    label_smoothing: Number
     ignore_index: int
     reduction: int = NONE  # a backward operator is given d loss / d rows, whatever the reduction was
 
