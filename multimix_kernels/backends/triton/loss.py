@@ -58,7 +58,7 @@ def mixed(scores, target, sampler, losses, upstream, scale, gradient, grad_atten
     operand = device.operand(scores)
     b, c = sampler.b, scores.shape[2]
     common = scores, target, sampler, operand
-    # Draws in float64, and subsets, leave too few registers for all in one kernel, and would gain nothing by it.
+    # Draws in log space, and subsets, leave too few registers for all in one kernel, and would gain nothing by it.
     fused = not sampler.subset and sampler.kind != LOG_SPACE.value
     if not fused or shapes.family(scores).mixed_small(b, c, operand) is None:
         large = mixed_large if b <= shapes.MOST_PAIRS_OF_EXAMPLES else mixed_many

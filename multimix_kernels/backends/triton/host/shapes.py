@@ -105,7 +105,7 @@ class Family:
 
     @cache  # noqa: B019
     def sampler(self, b: int, wide: bool) -> PairTile:
-        """Programs of one warp wait for no other warp's rejects: 32 weights per thread, 8 in float64."""
+        """Programs of one warp wait for no other warp's rejects: 32 weights per thread, 8 in log space."""
         most = min(4, self.sampler_pairs) if wide else self.sampler_pairs
         pairs = power_of_two((b + 1) // 2)
         warps = min(8, max(1, pairs // (self.lanes * most)))

@@ -15,6 +15,16 @@ import triton
 import triton.language as tl
 
 from ..host.constants import INTERPRET, LN2, LOG2E, TINY
+from .float_pair import select, times
+from .log_gamma import (
+    ZERO,
+    log_candidate,
+    log_concentrations,
+    log_parameters,
+    log_radius,
+    log_sine_and_cosine,
+    uniform_concentration,
+)
 
 GAMMA = tl.constexpr(0)
 CONCENTRATION = tl.constexpr(16)
@@ -22,7 +32,7 @@ SUBSET = tl.constexpr(32)
 MAX_ATTEMPTS = tl.constexpr(16)
 
 # How gammas are computed: in float32 with the logarithm of an NVIDIA GPU's hardware; in float32 with an accurate one,
-# as large concentrations multiply its error; in float64 and in log space, as small ones divide the error of E.
+# as large concentrations multiply its error; in pairs of float32 and in log space, as small ones divide the error of E.
 HARDWARE = tl.constexpr(0)
 ACCURATE = tl.constexpr(1)
 LOG_SPACE = tl.constexpr(2)
@@ -81,48 +91,28 @@ def uniform(word):
 @triton.jit
 def logarithm(x, KIND: tl.constexpr):
     """ln x in the arithmetic of KIND; the hardware's has an absolute error of 2**-22 near one."""
-    if KIND == HARDWARE:
-        result = special(x, "lg2") * LN2
-    elif KIND == ACCURATE:
-        result = tl.log(x)
-    else:
-        result = tl.log(x.to(tl.float64))
+    result = special(x, "lg2") * LN2 if KIND == HARDWARE else tl.log(x)
     return result
 
 
 @triton.jit
 def sine_and_cosine(word, KIND: tl.constexpr):
     """Of the angle 2 pi word / 2**32: the nearest quarter turn and a polynomial in the exact rest."""
-    quarter = ((word + 0x20000000) >> 30).to(tl.int32)
-    rest = (word << 2).to(tl.int32, bitcast=True)
     if KIND == LOG_SPACE:
-        x = rest.to(tl.float64) * 3.6572951981073535e-10  # 2 pi / 2**34
-        z = x * x
-        s = 1.0 / 355687428096000.0 - z / 121645100408832000.0
-        c = 1.0 / 20922789888000.0 - z / 6402373705728000.0
-        s = z * s - 1.0 / 1307674368000.0
-        c = z * c - 1.0 / 87178291200.0
-        s = z * s + 1.0 / 6227020800.0
-        c = z * c + 1.0 / 479001600.0
-        s = z * s - 1.0 / 39916800.0
-        c = z * c - 1.0 / 3628800.0
-        s = z * s + 1.0 / 362880.0
-        c = z * c + 1.0 / 40320.0
-        s = z * s - 1.0 / 5040.0
-        c = z * c - 1.0 / 720.0
-        s = z * s + 1.0 / 120.0
-        c = z * c + 1.0 / 24.0
-        s = x + x * (z * (z * s - 1.0 / 6.0))
-        c = 1.0 + z * (z * c - 0.5)
+        sine, cosine = log_sine_and_cosine(word)
     else:
+        quarter = ((word + 0x20000000) >> 30).to(tl.int32)
+        rest = (word << 2).to(tl.int32, bitcast=True)
         # Minimax over an eighth of a turn: absolute errors of 1e-8 and 1e-9 beside the rounding.
-        x = rest.to(tl.float32) * 3.6572951981073535e-10
+        x = rest.to(tl.float32) * 3.6572951981073535e-10  # 2 pi / 2**34
         z = x * x
         s = x + x * (z * (z * (z * -0.0001958800885543738 + 0.00833274899841138) - 0.16666664667927242))
         c = z * (z * (z * (z * 2.4548040536601995e-05 - 0.0013888303643233369) + 0.04166666466418609) - 0.5) + 1.0
-    odd = (quarter & 1) != 0
-    sine, cosine = tl.where(odd, c, s), tl.where(odd, s, c)
-    return tl.where((quarter & 2) != 0, -sine, sine), tl.where(((quarter + 1) & 2) != 0, -cosine, cosine)
+        odd = (quarter & 1) != 0
+        sine, cosine = tl.where(odd, c, s), tl.where(odd, s, c)
+        sine = tl.where((quarter & 2) != 0, -sine, sine)
+        cosine = tl.where(((quarter + 1) & 2) != 0, -cosine, cosine)
+    return sine, cosine
 
 
 @triton.jit
@@ -133,38 +123,57 @@ def radius(word, KIND: tl.constexpr):
         w = 1.0 - u
         near = w * (w * (w * 0.3333333333333333 + 0.5) + 1.0)
         rho = special(tl.where(w < 0.0078125, near * 2.0, special(u, "lg2") * (-2.0 * LN2)), "sqrt")
+    elif KIND == LOG_SPACE:
+        rho = log_radius(u)
     else:
         rho = tl.sqrt(logarithm(u, KIND) * -2.0)
     return rho
 
 
 @triton.jit
+def normal(rho, direction, KIND: tl.constexpr):
+    """Of a radius, and the sine or cosine of an angle."""
+    return times(rho, direction[0], direction[1]) if KIND == LOG_SPACE else rho * direction
+
+
+@triton.jit
+def concentrations(pointer, KIND: tl.constexpr):
+    """Those of single examples."""
+    return log_concentrations(pointer) if KIND == LOG_SPACE else tl.load(pointer)
+
+
+@triton.jit
 def parameters(alpha, KIND: tl.constexpr):
-    """What a gamma variate needs of its concentration: d, 1 / (3 sqrt(d)), and -1 / alpha (of a power of two)."""
-    d = alpha + 0.6666666666666666
-    q = 1.0 / (tl.sqrt(d) * 3.0)
-    return d, q, (-1.0 if KIND == LOG_SPACE else -LOG2E) / alpha
+    """What a gamma variate needs of its concentration: d, 1 / (3 sqrt(d)), and -1 / alpha of a power of two."""
+    if KIND == LOG_SPACE:
+        d, q, exponent = log_parameters(alpha)
+    else:
+        d = alpha + 0.6666666666666666
+        q = 1.0 / (tl.sqrt(d) * 3.0)
+        exponent = -LOG2E / alpha
+    return d, q, exponent
 
 
 @triton.jit
 def candidate(x, word, d, q, exponent, KIND: tl.constexpr):
-    """One attempt: the gamma variate (ln of it in log space), whether it is a number, whether it is accepted.
+    """One attempt: the gamma variate (its logarithm in log space), whether it is a number, whether it is accepted.
 
     With t = q x and y = 1 + t the acceptance slack x**2 / 2 + d (1 - y**3 + 3 ln y) - ln u is
     3 d (ln(1 + t) - t + t**2 / 2 - t**3 / 3) - ln u, which does not cancel for large d.
     """
-    t = q * x
-    y = 1.0 + t
-    log_y = logarithm(tl.maximum(y, TINY), KIND)
-    if KIND != HARDWARE:
-        log_y += t - (y - 1.0)  # what rounding y left out
-    slack = d * 3.0 * (log_y - t * (1.0 - t * (0.5 - t * 0.3333333333333333))) - logarithm(uniform(word), KIND)
-    valid = y > 0
     if KIND == LOG_SPACE:
-        value = tl.log(d) + 3.0 * log_y + slack * exponent
+        value, valid, accepted = log_candidate(x, uniform(word), d, q, exponent)
     else:
+        t = q * x
+        y = 1.0 + t
+        log_y = logarithm(tl.maximum(y, TINY), KIND)
+        if KIND != HARDWARE:
+            log_y += t - (y - 1.0)  # what rounding y left out
+        slack = d * 3.0 * (log_y - t * (1.0 - t * (0.5 - t * 0.3333333333333333))) - logarithm(uniform(word), KIND)
         value = d * (y * y * y) * exp2(slack * exponent, KIND)
-    return value, valid, valid & (slack > 0)
+        valid = y > 0
+        accepted = valid & (slack > 0)
+    return value, valid, accepted
 
 
 @triton.jit
@@ -177,11 +186,18 @@ def row_concentration(seed, location, row, low, low_rest, high, high_rest, KIND:
         zero, zero + location_word(location, CONCENTRATION, tl.full((), 0, tl.uint32)), r0, r1, k0, k1
     )
     u = uniform(word)
+    alpha = uniform_concentration(u, low, low_rest, high, high_rest) if KIND == LOG_SPACE else low + (high - low) * u
+    return alpha
+
+
+@triton.jit
+def of_rows(alpha, R: tl.constexpr, KIND: tl.constexpr):
+    """Concentrations (1, R, 1) as (R, 1)."""
     if KIND == LOG_SPACE:
-        u = u.to(tl.float64)
-        low = (u * 0 + low) + low_rest
-        high = (u * 0 + high) + high_rest
-    return low + (high - low) * u
+        result = tl.reshape(alpha[0], (R, 1)), tl.reshape(alpha[1], (R, 1))
+    else:
+        result = tl.reshape(alpha, (R, 1))
+    return result
 
 
 @triton.jit
@@ -211,11 +227,11 @@ def draw_again(
     sine, cosine = sine_and_cosine(w1, KIND)
     if PER_EXAMPLE:
         example = tl.minimum(tl.maximum(2 * pair + is_odd.to(tl.int32), 0), b - 1)
-        d, q, exponent = parameters(tl.load(alpha_ptr + example), KIND)
+        d, q, exponent = parameters(concentrations(alpha_ptr + example, KIND), KIND)
     else:
         d, q, exponent = parameters(alpha, KIND)
-    x = radius(w0, KIND) * tl.where(is_odd, sine, cosine)
-    return candidate(x, tl.where(is_odd, w3, w2), d, q, exponent, KIND)
+    direction = select(is_odd, sine, cosine) if KIND == LOG_SPACE else tl.where(is_odd, sine, cosine)
+    return candidate(normal(radius(w0, KIND), direction, KIND), tl.where(is_odd, w3, w2), d, q, exponent, KIND)
 
 
 @triton.jit
@@ -229,10 +245,10 @@ def gamma_pairs(
     seed, location, row, alpha, alpha_ptr, b, want_even, want_odd,
     E: tl.constexpr, R: tl.constexpr, C: tl.constexpr, KIND: tl.constexpr, PER_EXAMPLE: tl.constexpr,
 ):  # fmt: skip
-    """Gamma variates (their logarithms in log space) of the even and odd examples of a pair tile (E, R, C).
+    """Gamma variates of the even and odd examples of a pair tile (E, R, C): in log space fixed point of `log_gamma`.
 
-    row (1, R, 1) is 64 bits wide; alpha (1, R, 1), or b values at alpha_ptr. Elements that are not wanted hold some
-    candidate, which costs no retry.
+    row (1, R, 1) is 64 bits wide; alpha (1, R, 1), a pair in log space, or b values at alpha_ptr. Elements that are not
+    wanted hold some candidate, which costs no retry.
     """
     k0, k1 = split_words(seed)
     r0, r1 = split_words(row)
@@ -244,14 +260,14 @@ def gamma_pairs(
     sine, cosine = sine_and_cosine(w1, KIND)
     if PER_EXAMPLE:
         full = tl.broadcast_to(2 * pair, (E, R, C))
-        d, q, exponent = parameters(tl.load(alpha_ptr + tl.minimum(full, b - 1)), KIND)
-        d1, q1, exponent1 = parameters(tl.load(alpha_ptr + tl.minimum(full + 1, b - 1)), KIND)
+        d, q, exponent = parameters(concentrations(alpha_ptr + tl.minimum(full, b - 1), KIND), KIND)
+        d1, q1, exponent1 = parameters(concentrations(alpha_ptr + tl.minimum(full + 1, b - 1), KIND), KIND)
     else:
         d, q, exponent = parameters(alpha, KIND)
         d1, q1, exponent1 = d, q, exponent
-    even, valid_even, accept_even = candidate(rho * cosine, w2, d, q, exponent, KIND)
-    odd, valid_odd, accept_odd = candidate(rho * sine, w3, d1, q1, exponent1, KIND)
-    nothing = float("-inf") if KIND == LOG_SPACE else 0.0
+    even, valid_even, accept_even = candidate(normal(rho, cosine, KIND), w2, d, q, exponent, KIND)
+    odd, valid_odd, accept_odd = candidate(normal(rho, sine, KIND), w3, d1, q1, exponent1, KIND)
+    nothing = ZERO if KIND == LOG_SPACE else 0.0
     even, odd = tl.where(valid_even, even, nothing), tl.where(valid_odd, odd, nothing)
 
     # One bit for each rejected element of a thread's register dimension; both halves fit in a word, as E <= 16.
@@ -260,7 +276,7 @@ def gamma_pairs(
     attempt = pending * 0 + 1
     row2 = tl.reshape(row, (R, 1))
     low2, high2 = split_words(row2)
-    alpha2 = alpha if PER_EXAMPLE else tl.reshape(alpha, (R, 1))
+    alpha2 = alpha if PER_EXAMPLE else of_rows(alpha, R, KIND)
     while tl.max((pending != 0).to(tl.int32)) != 0:
         lowest = pending & -pending
         index = bit_index(lowest)

@@ -12,6 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from ..host.constants import LEAST_WEIGHT, LEAST_WEIGHT_16
+from .log_gamma import ZERO, fixed_exp2, times_attention
 from .stream import LOG_SPACE, gamma_pairs, pair_index, row_concentration, subset_words
 
 
@@ -222,17 +223,14 @@ def draw_tile(
         a_even = tl.where(dead, tl.where(even_in, 1.0, 0.0), a_even * up * scale)
         a_odd = tl.where(dead, tl.where(odd_in, 1.0, 0.0), a_odd * up * scale)
     if KIND == LOG_SPACE:
-        infinity = float("inf")
-        even, odd = tl.where(even_in, even, -infinity), tl.where(odd_in, odd, -infinity)
+        even, odd = tl.where(even_in, even, ZERO), tl.where(odd_in, odd, ZERO)
         attended_even, attended_odd = even, odd
         if draw.attention is not None:
-            attended_even = even + tl.log(a_even.to(tl.float64))
-            attended_odd = odd + tl.log(a_odd.to(tl.float64))
+            attended_even, attended_odd = times_attention(even, a_even), times_attention(odd, a_odd)
         top = row_max(attended_even, attended_odd)[None, :, None]
-        top = tl.where(top == -infinity, 0.0, top)
-        mu_even, mu_odd = tl.exp(attended_even - top).to(tl.float32), tl.exp(attended_odd - top).to(tl.float32)
+        mu_even, mu_odd = fixed_exp2(attended_even, top), fixed_exp2(attended_odd, top)
         if draw.attention is not None:
-            even, odd = tl.exp(even - top).to(tl.float32), tl.exp(odd - top).to(tl.float32)
+            even, odd = fixed_exp2(even, top), fixed_exp2(odd, top)
         else:
             even, odd = mu_even, mu_odd
     else:
