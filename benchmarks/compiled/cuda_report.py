@@ -20,11 +20,9 @@ from .kernels import Kernel
 LIBRARY = Path(__file__).parents[2] / "multimix_kernels" / "backends" / "lib" / "multimix_cuda.so"
 # Kernels without matrix products. Every other one must use the tensor cores.
 NO_PRODUCTS = frozenset({
-    "add_up_kernel", "bad_examples_kernel", "centre_kernel", "finish_loss_kernel", "label_classes_kernel",
-    "label_mass_kernel", "label_rank_kernel", "largest_kernel", "origins_kernel", "pack_kernel",
-    "pack_labels_kernel", "pack_scores_kernel", "pack_scores_transposed_kernel", "relative_kernel",
-    "row_losses_kernel", "row_sums_kernel", "sample_kernel", "score_rows_kernel", "smooth_mass_kernel",
-    "soft_rows_kernel", "sum_splits_kernel", "sum_up_kernel",
+    "add_up_kernel", "centre_kernel", "finish_loss_kernel", "label_classes_kernel", "label_rank_kernel",
+    "largest_kernel", "masses_kernel", "origins_kernel", "pack_kernel", "pack_scores_kernel", "relative_kernel",
+    "row_losses_kernel", "row_sums_kernel", "sample_kernel", "soft_rows_kernel", "sum_splits_kernel",
 })  # fmt: skip
 HEADER = ("target", "kernel", "registers", "stack", "local", "shared", "instructions", "matrix")
 

@@ -55,12 +55,11 @@ Target target_of(Call& call, const LossArguments& from) {
   Target target{};
   target.c = small(from.c(), "c"), target.ignore_index = from.ignore_index;
   target.keep = float(1 - from.smoothing), target.uniform = float(from.smoothing / double(from.c()));
+  target.smoothing = float(from.smoothing);
   if (from.target.dim() == 2)
     target.probabilities = call.strided(from.target, 2, "target");
   else
     target.labels = call.contiguous<int64_t>(from.target, ScalarType::Long, "target");
-  target.mass = target_mass(call.context, target.labels, target.probabilities, int(from.b()), target.c,
-                            from.ignore_index, float(from.smoothing));
   return target;
 }
 
@@ -140,21 +139,17 @@ struct Cuda {
 
   static std::tuple<Tensor, Tensor, Tensor> loss(const LossArguments& from, Reduction reduction) {
     LossCall loss_call(from);
-    Call& call = loss_call.call;
     LossJob& job = loss_call.job;
     const double scale = reduction == kMean ? 1.0 / (double(from.r()) * double(from.draw.n)) : 1.0;
     job.scale.host = float(scale);
-    Tensor loss = call.output(reduction == kNone ? std::vector<int64_t>{from.r(), from.draw.n} : std::vector<int64_t>{},
-                              ScalarType::Float);
+    Tensor loss = loss_call.call.output(
+        reduction == kNone ? std::vector<int64_t>{from.r(), from.draw.n} : std::vector<int64_t>{}, ScalarType::Float);
     float* values = static_cast<float*>(loss.data_ptr());
     if (reduction == kNone)
       job.rows = values;
     else
-      job.total = call.context.make<double>(1);
+      job.loss = {values, scale, reduction == kMean};
     loss_call.run();
-    if (reduction != kNone)
-      finish_loss(call.context, job.total, scale, reduction == kMean, job.target.labels, job.draw.ignored, job.draw.b,
-                  from.ignore_index, values);
     return {loss, loss_call.grad_operand, loss_call.grad_attention};
   }
 

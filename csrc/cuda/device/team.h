@@ -21,6 +21,10 @@ struct Larger {
   MULTIMIX_DEVICE float operator()(float x, float y) const { return fmaxf(x, y); }
 };
 
+struct Either {
+  MULTIMIX_DEVICE int operator()(int x, int y) const { return x | y; }
+};
+
 // Combines the values of each `lanes` neighbours, a power of two; all of them get the result. By a whole warp.
 template <class T, class Combine>
 MULTIMIX_DEVICE T combine_lanes(T value, Combine combine, int lanes = kWarp) {

@@ -37,16 +37,22 @@ struct Draw {
 struct Target {
   const int64_t* labels;  // (b), or null: no label, ignore_index, or one outside [0, c), contributes to no class
   Strided probabilities;  // (b, c), where there are no labels
-  const float* mass;      // (b): sums of smoothed targets; 0 if ignored, NaN if the label does not exist
   int c;
   int64_t ignore_index;
-  float keep, uniform;
+  float keep, uniform, smoothing;
 };
 
 // A factor that only the device knows.
 struct Scale {
   float host = 1;
   const float* device = nullptr;  // one element, or null: 1
+};
+
+// Where the loss goes: the sum of the row losses times scale.
+struct LossOutput {
+  float* at;  // one element, or null: not wanted
+  double scale;
+  bool mean;  // NaN if nothing is left to take the mean of: every label is ignore_index, or every example ignored
 };
 
 // One loss. Row losses are those of the mixtures; gradients are d (sum of scale * factor * row loss).
@@ -57,8 +63,8 @@ struct LossJob {
   Strided values;          // scores (r, b, c) to be mixed, or logits (r, n, c)
   const float* grad_rows;  // (r, n) contiguous factors of the rows, or null: 1
   Scale scale;
-  float* rows;            // (r, n), or null
-  double* total;          // the sum of the row losses, one element, or null
+  float* rows;  // (r, n), or null
+  LossOutput loss;
   float* grad_values;     // contiguous, of the shape of the values, or null
   float* grad_attention;  // (r, b), or null
 };

@@ -43,18 +43,16 @@ LargeJob large_job(const Context& context, const LossJob& job) {
 }
 
 // Row losses of a super-block, and the states of its rows for the gradients.
-void normalise_rows(const Context& context, const LossJob& job, LargeJob& large) {
+void normalise_rows(const Context& context, const LossJob& job, LargeJob& large, LossSlots& slots) {
   const Block& block = large.block;
   const bool by_class = large.labels.labels == nullptr || large.c < large.b;  // whichever is the smaller product
   const int64_t stored = int64_t(block.places) * block.stored;
   large.state = context.make<RowState>(stored);
-  large.sums = context.make<float>(stored / kTile);
+  large.sums = slots.at(stored / rows_of_tile(job.operand, by_class));
   Parts parts{nullptr, normaliser_parts(context, large)};
   parts.at = context.make<RowPart>(stored * parts.count);
   normalise(context, job.operand, large, by_class, parts);
-  row_losses(context, job.operand, large, by_class, parts);
-  if (job.total != nullptr)
-    sum_up(context, large.sums, stored / kTile, block.first_location == 0 && block.first == 0, job.total);
+  if (!has_losses(parts)) row_losses(context, job.operand, large, by_class, parts);
 }
 
 // The gradient by the scores, and that by the weights where attention wants it. Partial sums of some locations at a
@@ -95,17 +93,21 @@ class ScoresGradient {
       through_differences(of_block);
   }
 
-  // The last block.
-  void finish(const Context& of_block) const {
-    if (!values_) return;
+  // The last block of some locations, and with those of all the loss.
+  void finish(const Context& of_block, const LossSlots& slots) const {
     const Block& block = large_.block;
+    const bool last = block.first_location + block.places == job_.draw.r;
+    if (!values_) {
+      if (last) finish_loss(of_block, slots);
+      return;
+    }
     const PartialSums sums{partial_, block.places, splits_, large_.height, width_};
     GradientOutput out{};
     out.at = job_.grad_values + int64_t(block.first_location) * large_.b * large_.c;
     out.b = large_.b, out.c = large_.c, out.scale = job_.scale;
     out.values = job_.values, out.first_location = block.first_location;
     const GramCorrection gram{large_.gram, &job_.target};
-    add_up(of_block, sums, out, fused_ ? &gram : nullptr);
+    add_up(of_block, sums, out, fused_ ? &gram : nullptr, last ? &slots : nullptr);
   }
 
  private:
@@ -152,27 +154,26 @@ void mixed_large(const Context& context, const LossJob& job) {
   const bool attention = job.grad_attention != nullptr;
   LargeJob large = large_job(context, job);
   ScoresGradient gradient(job, large);
+  LossSlots slots(context, job);
   Recycled of_locations(context), of_block(context);
   for_each_block(context, draw, job.operand, attention, gradient.most_places(), [&](const Block& block) {
     large.block = block;
     if (block.first == 0) {
       of_locations.restart();
-      const Context& here = of_locations.context;
-      const ScoreRows rows =
-          score_rows(here, job, block.first_location, block.places, /*want_sums=*/job.target.uniform != 0);
-      large.mass = rows.mass, large.score_sums = rows.sums;
-      large.scores = pack_scores_transposed(here, job, rows, block.first_location, block.places, large.height,
-                                            gradient.has_gram() ? large.gram : -1, large.block.width);
+      const ScoreOperands scores =
+          pack_scores(of_locations.context, job, block.first_location, block.places, large.height,
+                      gradient.has_gram() ? large.gram : -1, block.width, /*want_sums=*/job.target.uniform != 0);
+      large.scores = scores.at, large.mass = scores.mass, large.score_sums = scores.sums;
       gradient.begin(of_locations.context);
     }
     of_block.restart();
     const Context& here = of_block.context;
-    normalise_rows(here, job, large);
+    normalise_rows(here, job, large, slots);
     gradient.add(here);
     if (attention)
       centre(here, draw, block, block.first == 0, job.scale,
              job.grad_attention + int64_t(block.first_location) * draw.b);
-    if (block.last) gradient.finish(here);
+    if (block.last) gradient.finish(here, slots);
   });
 }
 

@@ -28,12 +28,12 @@ struct LargeJob {
   const void* targets;  // (b, target_pitch): probabilities of examples by classes, or null
   int target_pitch;
   LabelRow labels;          // or null
-  const float* mass;        // (places, b), as of ScoreRows
+  const float* mass;        // (places, b), as of ScoreOperands
   const float* score_sums;  // (places, b), or null: targets are not smoothed
   const float* grad_rows;   // (r, n), or null
   RowState* state;          // (places, stored)
   float* rows;              // (r, n), or null
-  float* sums;              // (places, tiles) of row losses
+  double* sums;             // (places, tiles) slots of row losses, or null
   int64_t n;
   int b, c, height, gram;
   float keep, uniform;
@@ -65,8 +65,10 @@ struct Parts {
   int count;
 };
 
-// normaliser.cu: rows' log-sum-exp in parts; by_class: with mixed targets.
+// normaliser.cu: rows' log-sum-exp in parts; by_class: with mixed targets. Also what row_losses does, where a block has
+// all classes of its rows.
 int normaliser_parts(const Context& context, const LargeJob& job);
+inline bool has_losses(Parts parts) { return parts.count == kWarpColumns; }
 void normalise(const Context& context, Operand operand, const LargeJob& job, bool by_class, Parts parts);
 // row_loss.cu: losses, their sums and the state of the rows.
 void row_losses(const Context& context, Operand operand, const LargeJob& job, bool by_class, Parts parts);

@@ -2,15 +2,15 @@
 //
 // A block takes 128 rows (64 where float32 targets are mixed too). Their weights stay in shared memory if they fit;
 // scores pass through it, 128 classes at a time; logits never leave registers. Each lane keeps the largest logit and
-// the sum of exponentials of the logits it sees; the four lanes of a row are put together in the end.
+// the sum of exponentials of the logits it sees; the four lanes of a row are put together in the end. A block that has
+// all classes of its rows goes on with their losses (row_loss.h).
 //
 // Cost per row: a product of 2 b c operations (4 b c by class: mixed targets too); bytes: 2 b of weights (4 b in
 // float32), and scores from the L2 cache once per 128 rows. Lane-instructions on sm_80: 50 for 32 16-bit matrix
 // instructions, then 5 per logit (a maximum, a multiply-add, an exponential, an addition, half a zero), 9 by class.
-#include "cuda/device/team.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/mixed/classes.h"
-#include "cuda/mixed/scores.h"
+#include "cuda/mixed/row_loss.h"
 
 namespace multimix {
 namespace {
@@ -89,6 +89,9 @@ __global__ void __launch_bounds__(MixClasses<operand, by_class>::kThreads)
     x.top = top;
     if (lane_column() == 0) to[q * 8] = x;
   });
+  if (blocks > 1) return;
+  __syncthreads();
+  RowLoss<operand, by_class>::run(job, place, row, parts, part_count);
 }
 
 template <Operand operand, bool by_class>
@@ -96,9 +99,11 @@ void start(const Context& context, const LargeJob& job, Parts parts) {
   using Mix = MixClasses<operand, by_class>;
   const size_t weights = size_t(Mix::Shape::kRows) * job.block.width * sizeof(Element<operand>);
   const bool resident = weights <= kResidentBytes && Mix::bytes(job.block.width, true) <= context.shared_limit;
+  size_t shared = Mix::bytes(job.block.width, resident);
+  if (has_losses(parts)) shared = std::max(shared, RowLoss<operand, by_class>::kBytes);
   launch(context, "normaliser", normaliser_kernel<operand, by_class>,
          Grid{int64_t(job.block.places) * (job.block.stored / Mix::Shape::kRows), parts.count / kWarpColumns},
-         Mix::kThreads, Mix::bytes(job.block.width, resident), job, resident, parts.at, parts.count);
+         Mix::kThreads, shared, job, resident, parts.at, parts.count);
 }
 
 }  // namespace

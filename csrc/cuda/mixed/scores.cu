@@ -1,152 +1,142 @@
-// Scores made ready: what each example's are less, and packed operands. Sizes are those of the scores, not of n.
-#include <algorithm>
+// Scores made ready: what each example's are less, and packed operands, transposed. Sizes are those of the scores, not
+// of n.
+//
+// A block takes the examples that are neighbours in 16 bytes of an operand's row, of one location; some warps each. The
+// scores are read twice, the second time for a store of 16 bytes for each class; once more where sums are wanted.
 #include <cfloat>
 
-#include "cuda/device/team.h"
 #include "cuda/host/blocks.h"
 #include "cuda/host/dispatch.h"
 #include "cuda/host/launch.h"
 #include "cuda/mixed/scores.h"
-#include "cuda/products/fragments.h"
 
 namespace multimix {
 namespace {
 
-constexpr int kThreads = 256;
-constexpr int kTile = 32;  // of a transposition
+constexpr int kThreads = 1024;
 
-// What no operand loses digits by. Float32: the largest score. TF32: that, where it is more than scores differ. 16
-// bits: that, where every difference is a number of 16 bits: all scores within a factor of two.
-template <Operand operand>
-MULTIMIX_DEVICE float shift_of(float top, float least) {
-  if (!(top > -INFINITY)) return 0;
-  if (operand == Operand::kFP32) return top;
-  if (operand == Operand::kTF32) return fabsf(top) > top - least ? top : 0.0f;
-  return (top > 0 ? least >= 0.5f * top : least >= 2 * top) ? top : 0.0f;
-}
-
-// One warp for an example.
-template <Operand operand>
-__global__ void score_rows_kernel(Strided scores, const float* mass, const bool* ignored, int first_location,
-                                  int64_t count, int b, int c, float* shifts, float* masses, float* sums) {
-  const int lane = threadIdx.x % kWarp;
-  const int64_t stride = int64_t(gridDim.x) * kThreads / kWarp;
-  for (int64_t row = (int64_t(blockIdx.x) * kThreads + threadIdx.x) / kWarp; row < count; row += stride) {
-    const int64_t location = first_location + row / b;
-    const int i = int(row % b);
-    const bool counts = ignored == nullptr || !ignored[i];
-    float top = -INFINITY, least = INFINITY;
-    bool bad = false;
-    for (int j = lane; counts && j < c; j += kWarp) {
-      const float x = read(scores, location, i, j);
-      bad = bad || !(x < INFINITY);
-      if (!is_masked(x, scores.dtype)) top = fmaxf(top, x), least = fminf(least, x);
-    }
-    bad = __any_sync(kAllLanes, bad);
-    top = combine_lanes(top, Larger()), least = -combine_lanes(-least, Larger());
-    const float shift = bad ? 0.0f : shift_of<operand>(top, least);
-    if (lane == 0) shifts[row] = shift, masses[row] = bad ? kBadMass : mass[i];
-    if (sums == nullptr) continue;
-    float sum = 0;
-    for (int j = lane; counts && !bad && j < c; j += kWarp)
-      sum += shifted<operand>(read(scores, location, i, j), shift, scores.dtype);
-    sum = warp_sum(sum);
-    if (lane == 0) sums[row] = fmaxf(sum, -FLT_MAX);  // masks: still a number
-  }
-}
-
-// What packing reads; what ignored and bad examples hold reaches no sum.
-template <Operand operand>
-struct Source {
+struct ScoreJob {
   Strided scores;
-  const float *shift, *mass;
+  Target target;
   const bool* ignored;
-  int first_location, b, c;
+  int first_location, b, height, gram, pitch;
+  void* to;
+  float *mass, *sums;  // sums: or null
+};
 
-  MULTIMIX_DEVICE float operator()(int64_t place, int i, int j) const {
-    const int64_t row = place * b + i;
-    if (i >= b || j >= c || mass[row] == kBadMass || (ignored != nullptr && ignored[i])) return 0;
-    return shifted<operand>(read(scores, first_location + place, i, j), shift[row], scores.dtype) *
-           kScoreScale<operand>;
+template <Operand operand>
+struct ScoreBlock {
+  using T = Element<operand>;
+  static constexpr int kExamples = 16 / int(sizeof(T)), kWarps = kThreads / kWarp, kParts = kWarps / kExamples;
+
+  struct Shared {
+    ScoreRange ranges[kWarps];
+    float sums[kWarps];
+    float shift[kExamples];
+    bool used[kExamples];
+  };
+
+  const ScoreJob& job;
+  Shared& shared;
+  int place, first_example;
+
+  MULTIMIX_DEVICE const T* row(int i) const {
+    return static_cast<const T*>(job.scores.data) + (job.first_location + place) * job.scores.strides[0] +
+           i * job.scores.strides[1];
+  }
+
+  // visit(x) of this warp's part of the scores of an example.
+  template <class Visit>
+  MULTIMIX_DEVICE void for_part(int i, Visit visit) const {
+    const T* from = row(i);
+    const int part = threadIdx.x / kWarp % kParts;
+#pragma unroll 4
+    for (int j = part * kWarp + threadIdx.x % kWarp; j < job.target.c; j += kParts * kWarp)
+      visit(to_float(from[j * job.scores.strides[2]]));
+  }
+
+  // What the scores of each example are less, and its mass.
+  MULTIMIX_DEVICE void find_shifts() const {
+    const int warp = threadIdx.x / kWarp, e = warp / kParts, i = first_example + e;
+    const bool counts = i < job.b && (job.ignored == nullptr || !job.ignored[i]);
+    ScoreRange range;
+    if (counts) for_part(i, [&](float x) { range.add(x, job.scores.dtype); });
+    range.combine(kWarp);
+    if (threadIdx.x % kWarp == 0) shared.ranges[warp] = range;
+    __syncthreads();
+    if (warp % kParts != 0) return;
+    const int part = threadIdx.x % kWarp;
+    range = part < kParts ? shared.ranges[warp + part] : ScoreRange{};
+    range.combine(kWarp);
+    const float mass = i >= job.b ? 0.0f : range.bad ? kBadMass : target_mass(job.target, i);
+    if (part != 0) return;
+    shared.shift[e] = range.bad ? 0.0f : shift_of<operand>(range.top, range.least);
+    shared.used[e] = counts && !range.bad;
+    if (i < job.b) job.mass[int64_t(place) * job.b + i] = mass;
+  }
+
+  MULTIMIX_DEVICE void sum_up() const {
+    const int warp = threadIdx.x / kWarp, e = warp / kParts, i = first_example + e;
+    float sum = 0;
+    if (shared.used[e]) {
+      const float shift = shared.shift[e];
+      for_part(i, [&](float x) { sum += shifted<operand>(x, shift, job.scores.dtype); });
+    }
+    sum = warp_sum(sum);
+    if (threadIdx.x % kWarp == 0) shared.sums[warp] = sum;
+    __syncthreads();
+    if (threadIdx.x % (kParts * kWarp) != 0 || i >= job.b) return;
+    for (int part = 1; part < kParts; ++part) sum += shared.sums[warp + part];
+    job.sums[int64_t(place) * job.b + i] = fmaxf(sum, -FLT_MAX);  // masks: still a number
+  }
+
+  MULTIMIX_DEVICE void write() const {
+    T* to = static_cast<T*>(job.to) + int64_t(place) * job.height * job.pitch + first_example;
+    for (int j = threadIdx.x; j < job.height; j += kThreads) {
+      alignas(16) T out[kExamples];
+#pragma unroll
+      for (int e = 0; e < kExamples; ++e) {
+        const int i = first_example + e;
+        float x = job.gram >= 0 && j - job.gram == i ? 1.0f : 0.0f;
+        if (j < job.target.c && shared.used[e])
+          x = shifted<operand>(to_float(row(i)[j * job.scores.strides[2]]), shared.shift[e], job.scores.dtype) *
+              kScoreScale<operand>;
+        out[e] = round_operand<operand>(x);
+      }
+      *reinterpret_cast<uint4*>(to + int64_t(j) * job.pitch) = *reinterpret_cast<const uint4*>(out);
+    }
   }
 };
 
 template <Operand operand>
-Source<operand> source_of(const LossJob& job, const ScoreRows& rows, int first_location) {
-  Source<operand> from{};
-  from.scores = job.values, from.shift = rows.shift, from.mass = rows.mass, from.ignored = job.draw.ignored;
-  from.first_location = first_location, from.b = job.draw.b, from.c = job.target.c;
-  return from;
-}
-
-template <Operand operand>
-__global__ void __launch_bounds__(kThreads)
-    pack_scores_kernel(Source<operand> from, int64_t count, int height, int pitch, Element<operand>* to) {
-  const int64_t stride = int64_t(gridDim.x) * kThreads;
-  for (int64_t at = int64_t(blockIdx.x) * kThreads + threadIdx.x; at < count; at += stride)
-    to[at] = round_operand<operand>(from(at / pitch / height, int(at / pitch % height), int(at % pitch)));
-}
-
-// Through shared memory; each is read and written once.
-template <Operand operand>
-__global__ void __launch_bounds__(kThreads)
-    pack_scores_transposed_kernel(Source<operand> from, int height, int gram, int pitch, Element<operand>* to) {
-  float* tile = reinterpret_cast<float*>(shared_memory());  // (kTile examples, kTile + 1 classes)
-  const int across = (pitch + kTile - 1) / kTile, x = threadIdx.x % kTile, y = threadIdx.x / kTile;
-  const int example = int(blockIdx.x % across) * kTile, j = int(blockIdx.x / across) * kTile;
-  const int64_t place = blockIdx.y;
-#pragma unroll
-  for (int i = y; i < kTile; i += kThreads / kTile) tile[i * (kTile + 1) + x] = from(place, example + i, j + x);
+__global__ void __launch_bounds__(kThreads) pack_scores_kernel(ScoreJob job) {
+  using Examples = ScoreBlock<operand>;
+  const Examples block{job, *reinterpret_cast<typename Examples::Shared*>(shared_memory()), int(blockIdx.y),
+                       int(blockIdx.x) * Examples::kExamples};
+  block.find_shifts();
   __syncthreads();
-  if (example + x >= pitch) return;
-#pragma unroll
-  for (int row = y; row < kTile; row += kThreads / kTile) {
-    if (j + row >= height) break;
-    const float one = gram >= 0 && j + row - gram == example + x ? 1.0f : 0.0f;
-    to[(place * height + j + row) * pitch + example + x] =
-        round_operand<operand>(j + row < from.c ? tile[x * (kTile + 1) + row] : one);
-  }
+  if (job.sums != nullptr) block.sum_up();
+  block.write();
 }
 
 }  // namespace
 
-ScoreRows score_rows(const Context& context, const LossJob& job, int first_location, int places, bool want_sums) {
-  const int b = job.draw.b;
-  const int64_t count = int64_t(places) * b;
-  float *shift = context.make<float>(count), *mass = context.make<float>(count);
-  float* sums = want_sums ? context.make<float>(count) : nullptr;
+ScoreOperands pack_scores(const Context& context, const LossJob& job, int first_location, int places, int height,
+                          int gram, int pitch, bool want_sums) {
+  const int64_t count = int64_t(places) * job.draw.b;
+  ScoreJob score{};
+  score.scores = job.values, score.target = job.target, score.ignored = job.draw.ignored;
+  score.first_location = first_location, score.b = job.draw.b;
+  score.height = height, score.gram = gram, score.pitch = pitch;
+  score.to = context.memory(size_t(element_bytes(job.operand)) * places * height * pitch);
+  score.mass = context.make<float>(count);
+  score.sums = want_sums ? context.make<float>(count) : nullptr;
   with_operand(job.operand, [&](auto constant) {
-    const Grid grid{std::min(ceil_div(count * kWarp, kThreads), int64_t(context.processors) * 8)};
-    launch(context, "score_rows", score_rows_kernel<decltype(constant)::value>, grid, kThreads, 0, job.values,
-           job.target.mass, job.draw.ignored, first_location, count, b, job.target.c, shift, mass, sums);
+    using Examples = ScoreBlock<decltype(constant)::value>;
+    launch(context, "pack_scores", pack_scores_kernel<decltype(constant)::value>,
+           Grid{pitch / Examples::kExamples, places}, kThreads, sizeof(typename Examples::Shared), score);
   });
-  return {shift, mass, sums};
-}
-
-void* pack_scores(const Context& context, const LossJob& job, const ScoreRows& rows, int first_location, int places,
-                  int height, int pitch) {
-  const int64_t count = int64_t(places) * height * pitch;
-  void* to = context.memory(size_t(count * element_bytes(job.operand)));
-  with_operand(job.operand, [&](auto constant) {
-    constexpr Operand o = decltype(constant)::value;
-    const Grid grid{std::min(ceil_div(count, kThreads), int64_t(context.processors) * 8)};
-    launch(context, "pack_scores", pack_scores_kernel<o>, grid, kThreads, 0, source_of<o>(job, rows, first_location),
-           count, height, pitch, static_cast<Element<o>*>(to));
-  });
-  return to;
-}
-
-void* pack_scores_transposed(const Context& context, const LossJob& job, const ScoreRows& rows, int first_location,
-                             int places, int height, int gram, int pitch) {
-  void* to = context.memory(size_t(element_bytes(job.operand)) * places * height * pitch);
-  with_operand(job.operand, [&](auto constant) {
-    constexpr Operand o = decltype(constant)::value;
-    const Grid grid{ceil_div(height, kTile) * ceil_div(pitch, kTile), places};
-    launch(context, "pack_scores_transposed", pack_scores_transposed_kernel<o>, grid, kThreads,
-           kTile * (kTile + 1) * sizeof(float), source_of<o>(job, rows, first_location), height, gram, pitch,
-           static_cast<Element<o>*>(to));
-  });
-  return to;
+  return {score.to, score.mass, score.sums};
 }
 
 }  // namespace multimix

@@ -4,7 +4,7 @@
 
 #include "cuda/device/constants.h"
 #include "cuda/device/read.h"
-#include "cuda/products/pack.h"
+#include "cuda/sums/mass.h"
 
 namespace multimix {
 
@@ -27,11 +27,35 @@ MULTIMIX_DEVICE bool is_masked(float score, DType type) {
   return score < -3e38f || (type == DType::kFloat16 && score <= -65504.0f);
 }
 
-// Of each example (places, b).
-struct ScoreRows {
-  const float* shift;  // what its scores are less
-  const float* mass;   // of its target, or kBadMass; then its scores are zeros
-  const float* sums;   // of its scores; where wanted
+// What no operand loses digits by, from the largest and the least score. Float32: the largest. TF32: that, where it is
+// more than scores differ. 16 bits: that, where every difference is a number of 16 bits: all scores within a factor of
+// two.
+template <Operand operand>
+MULTIMIX_DEVICE float shift_of(float top, float least) {
+  if (!(top > -INFINITY)) return 0;
+  if (operand == Operand::kFP32) return top;
+  if (operand == Operand::kTF32) return fabsf(top) > top - least ? top : 0.0f;
+  return (top > 0 ? least >= 0.5f * top : least >= 2 * top) ? top : 0.0f;
+}
+
+// Of an example's scores, as far as a lane has seen them.
+struct ScoreRange {
+  float top = -INFINITY, least = INFINITY;  // but for masked classes
+  bool bad = false, masked = false;         // some score is NaN or infinity; some class is masked
+
+  MULTIMIX_DEVICE void add(float x, DType type) {
+    bad = bad || !(x < INFINITY);
+    if (is_masked(x, type))
+      masked = true;
+    else
+      top = fmaxf(top, x), least = fminf(least, x);
+  }
+  // That of `lanes` neighbours, a power of two.
+  MULTIMIX_DEVICE void combine(int lanes) {
+    top = combine_lanes(top, Larger(), lanes), least = -combine_lanes(-least, Larger(), lanes);
+    const int flags = combine_lanes(int(bad) | int(masked) << 1, Either(), lanes);
+    bad = flags & 1, masked = flags & 2;
+  }
 };
 
 template <Operand operand>
@@ -39,14 +63,15 @@ MULTIMIX_DEVICE float shifted(float score, float shift, DType type) {
   return is_masked(score, type) ? kMasked<operand> : fmaxf(score - shift, kMasked<operand>);
 }
 
-// scores.cu: reads the scores once, twice where sums are wanted.
-ScoreRows score_rows(const Context& context, const LossJob& job, int first_location, int places, bool want_sums);
+// Of some locations.
+struct ScoreOperands {
+  const void* at;     // (places, height, pitch) of classes by examples
+  const float* mass;  // (places, b) of each example's target, or kBadMass; then its scores are zeros
+  const float* sums;  // (places, b) of each example's scores; where wanted
+};
 
-// (places, height, pitch), of which places x b x c are the scores; transposed: (places, height, pitch) of classes by
-// examples, below which, from row gram on, is the identity.
-void* pack_scores(const Context& context, const LossJob& job, const ScoreRows& rows, int first_location, int places,
-                  int height, int pitch);
-void* pack_scores_transposed(const Context& context, const LossJob& job, const ScoreRows& rows, int first_location,
-                             int places, int height, int gram, int pitch);
+// scores.cu. Below the classes, from row gram on, is the identity; nothing, if that is negative.
+ScoreOperands pack_scores(const Context& context, const LossJob& job, int first_location, int places, int height,
+                          int gram, int pitch, bool want_sums);
 
 }  // namespace multimix

@@ -1,11 +1,11 @@
 // Mixed cross-entropy where all examples and classes of a tile of rows stay on chip: one persistent kernel.
 //
-// A block owns a location and every splits-th tile of its rows. Scores and targets (examples by classes) stay in shared
-// memory, the gradient's accumulators in registers (small_gradient.h), for the whole launch. Per tile: the weights are
-// drawn into shared memory; each warp mixes the scores and the targets of 16 rows and some of the classes into
-// registers, and turns them into the rows' losses and the gradient of their logits (delta); that goes through shared
-// memory into the product M^T delta, of which each warp owns 32 examples and some of the classes. Partial sums are
-// written once, and added up in a fixed order by add_up.
+// A block owns a location and every splits-th tile of its rows. Scores and targets (examples by classes), which it
+// reads and makes ready itself (small_operands.h), stay in shared memory, the gradient's accumulators in registers
+// (small_gradient.h), for the whole launch. Per tile: the weights are drawn into shared memory; each warp mixes the
+// scores and the targets of 16 rows and some of the classes into registers, and turns them into the rows' losses and
+// the gradient of their logits (delta); that goes through shared memory into the product M^T delta, of which each warp
+// owns 32 examples and some of the classes. Partial sums are written once, and added up in a fixed order by add_up.
 //
 // Where one class has nearly all of some row of a tile, the tile goes through a second, exact pass (`refine`): its loss
 // and gradient are near zero, and keep their digits.
@@ -23,9 +23,7 @@
 #include "cuda/host/dispatch.h"
 #include "cuda/host/launch.h"
 #include "cuda/launchers.h"
-#include "cuda/mixed/scores.h"
 #include "cuda/mixed/small_tile.h"
-#include "cuda/products/pack.h"
 #include "cuda/sums/sums.h"
 
 namespace multimix {
@@ -40,7 +38,7 @@ __global__ void __launch_bounds__(small_limits(operand, arithmetic).warps* kWarp
   const int location = job.first_location + place;
   const int64_t stride = int64_t(job.plan.splits) * job.plan.rows, start = int64_t(split) * job.plan.rows;
   SmallGradient<operand, arithmetic> gradient(job);
-  block.fetch(place);
+  block.read(location);
   Compensated total;
   bool flushed = false;
   int tiles = 0;  // in the accumulators
@@ -58,7 +56,6 @@ __global__ void __launch_bounds__(small_limits(operand, arithmetic).warps* kWarp
     block.tile = block.other(block.tile);
     draw_rows<operand, arithmetic>(job.draw, location, first, job.plan.rows, block.scratch,
                                    WeightTile<operand>{block.tile, job.plan.pitch, job.plan.width, block.inverse});
-    if (first == start) block.finish_fetch();
     total.add(block.rows_of_warp(first, location));
     __syncthreads();
     if (job.rows) block.store_rows(first, location);
@@ -84,33 +81,32 @@ void mixed_small(const Context& context, const LossJob& job) {
   const SmallPlan plan = small_plan(context, job.draw, job.operand, c, job.grad_values != nullptr);
   if (!plan.fits) throw std::invalid_argument("scores: too many examples and classes for one pass");
   SmallJob small{};
-  small.draw = job.draw, small.plan = plan, small.c = c;
-  small.labels = job.target.labels != nullptr, small.keep = job.target.keep, small.uniform = job.target.uniform;
-  small.targets = pack_targets(context, job.operand, job.target, b, plan.width, plan.class_pitch);
+  small.draw = job.draw, small.plan = plan, small.target = job.target, small.values = job.values;
   small.grad_rows = job.grad_rows, small.rows = job.rows;
-  small.sums = job.total ? context.make<float>(int64_t(plan.places) * plan.splits) : nullptr;
+  LossSlots slots(context, job);
+  small.sums = slots.at(int64_t(plan.places) * plan.splits);
   small.partial =
       job.grad_values ? context.make<float>(int64_t(plan.places) * plan.splits * plan.classes * plan.width) : nullptr;
   for (int first = 0; first < job.draw.r; first += plan.places) {
     const int places = std::min(plan.places, job.draw.r - first);
     const int64_t blocks = int64_t(places) * plan.splits;
     small.first_location = first;
-    const ScoreRows rows = score_rows(context, job, first, places, /*want_sums=*/false);
-    small.mass = rows.mass;
-    small.scores = pack_scores(context, job, rows, first, places, plan.width, plan.class_pitch);
     with_operand(job.operand, [&](auto operand) {
       with_arithmetic(job.draw.arithmetic, [&](auto arithmetic) {
         launch_small<decltype(operand)::value, decltype(arithmetic)::value>(context, small, blocks);
       });
     });
-    if (job.total) sum_up(context, small.sums, blocks, first == 0, job.total);
-    if (!job.grad_values) continue;
+    const bool last = first + places == job.draw.r;
+    if (!job.grad_values) {
+      if (last) finish_loss(context, slots);
+      continue;
+    }
     const PartialSums sums{small.partial, places, plan.splits, plan.classes, plan.width};
     GradientOutput out{};
     out.at = job.grad_values + int64_t(first) * b * c;
     out.b = b, out.c = c, out.scale = job.scale;
     out.values = job.values, out.first_location = first;
-    add_up(context, sums, out);
+    add_up(context, sums, out, nullptr, last ? &slots : nullptr);
   }
 }
 

@@ -114,16 +114,12 @@ inline SmallPlan small_plan(const Context& context, const Draw& draw, Operand op
 struct SmallJob {
   Draw draw;
   SmallPlan plan;
+  Target target;
+  Strided values;  // scores (r, b, c)
   int first_location;
-  int c;
-  bool labels;
-  float keep, uniform;
-  const void* scores;      // (places, width, class_pitch)
-  const void* targets;     // (width, class_pitch)
-  const float* mass;       // (places, b), as of ScoreRows
   const float* grad_rows;  // (r, n), or null
   float* rows;             // (r, n), or null
-  float* sums;             // (places, splits): of the row losses
+  double* sums;            // (places, splits): slots of the row losses, or null
   float* partial;          // (places, splits, classes, width), or null
 };
 

@@ -5,8 +5,9 @@
 #include <cfloat>
 
 #include "cuda/device/team.h"
-#include "cuda/mixed/scores.h"
 #include "cuda/mixed/small_gradient.h"
+#include "cuda/mixed/small_operands.h"
+#include "cuda/sums/loss.h"
 
 namespace multimix {
 
@@ -69,26 +70,9 @@ struct SmallBlock {
     return tile == first ? first + job.plan.rows * job.plan.pitch : first;
   }
 
-  // Starts the copies of scores and targets, and reads the masses.
-  MULTIMIX_DEVICE void fetch(int place) {
-    const int bytes = job.plan.width * job.plan.class_pitch * int(sizeof(T));
-    const unsigned char* from = static_cast<const unsigned char*>(job.scores) + int64_t(place) * bytes;
-    for (int at = int(threadIdx.x) * 16; at < bytes; at += int(blockDim.x) * 16) {
-      copy_async(reinterpret_cast<unsigned char*>(scores) + at, from + at);
-      copy_async(reinterpret_cast<unsigned char*>(targets) + at, static_cast<const unsigned char*>(job.targets) + at);
-    }
-    commit_copies();
-    bool one = true;
-    for (int i = threadIdx.x; i < job.plan.width; i += blockDim.x) {
-      mass[i] = i < job.draw.b ? job.mass[int64_t(place) * job.draw.b + i] : 0.0f;
-      one = one && (i >= job.draw.b || mass[i] == 1.0f || (job.draw.ignored && job.draw.ignored[i]));
-    }
-    mass_is_one = __syncthreads_and(one);
-  }
-
-  MULTIMIX_DEVICE void finish_fetch() {
-    wait_copies<0>();
-    __syncthreads();
+  // The scores and targets of a location. Ends with a barrier.
+  MULTIMIX_DEVICE void read(int location) {
+    mass_is_one = SmallOperands<operand>{job, scores, targets, mass}.read(location);
   }
 
   // share[row] = sum_i mu_i mass_i
@@ -151,12 +135,12 @@ struct SmallBlock {
 #pragma unroll
     for (int p = 0; p < kPairs; ++p) {
       const int first_class = (group + p * groups) * 16;
-      if (first_class + 16 <= job.c) continue;
+      if (first_class + 16 <= job.target.c) continue;
 #pragma unroll
       for (int n = 0; n < 2; ++n)
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          if (first_class + n * 8 + lane_column() + e % 2 >= job.c) logits[p][n][e] = -kInfinity;
+          if (first_class + n * 8 + lane_column() + e % 2 >= job.target.c) logits[p][n][e] = -kInfinity;
     }
   }
 
@@ -255,7 +239,7 @@ struct SmallBlock {
       float others = 0, total = 0;
       for (int g = 0; g < used; ++g) others += sum[g * job.plan.rows + row], total += loss[g * job.plan.rows + row];
       const bool none = state[row].largest < kLeastLogit;
-      const float scale = inverse[row] * job.keep, spread = spread_of(row) * float(job.c);
+      const float scale = inverse[row] * job.target.keep, spread = spread_of(row) * float(job.target.c);
       state[row].log_z = none ? kInfinity : log1pf(others) * kLog2E;
       state[row].others = others;
       state[row].share = total * scale + (spread + share[row] * 0.0f);
@@ -265,7 +249,7 @@ struct SmallBlock {
 
   // What smoothing gives each class of a row.
   MULTIMIX_DEVICE float spread_of(int row) const {
-    return (job.labels ? share[row] : inverse[row] == 0 ? 0.0f : 1.0f) * job.uniform;
+    return (job.target.labels != nullptr ? share[row] : inverse[row] == 0 ? 0.0f : 1.0f) * job.target.uniform;
   }
 
   // loss = sum_j y_j (lse - l_j), which does not cancel; delta_j = (T p_j - y_j) factor, for T = sum_j y_j. refined:
@@ -281,9 +265,9 @@ struct SmallBlock {
       const int64_t k = first + row;
       const SmallState s = state[row];
       const float scale = scale_of(unit[half]), spread = spread_of(row);
-      float factor = job.c == 1 ? 0.0f : unit[half];  // one class: exactly nothing, whatever the rounding
+      float factor = job.target.c == 1 ? 0.0f : unit[half];  // one class: exactly nothing, whatever the rounding
       if (job.grad_rows && k < job.draw.n) factor *= job.grad_rows[int64_t(location) * job.draw.n + k];
-      const float p_factor = refined ? 1 / (1 + s.others) : s.share * factor, y_scale = unit[half] * job.keep;
+      const float p_factor = refined ? 1 / (1 + s.others) : s.share * factor, y_scale = unit[half] * job.target.keep;
       float own = s.share * 0.0f;  // a label that does not exist has a NaN mass
 #pragma unroll
       for (int p = 0; p < kPairs; ++p) {
@@ -297,7 +281,7 @@ struct SmallBlock {
             const float l = logits[p][n][half * 2 + e];
             const float shifted = refined ? (l - s.largest) * scale : l * scale - s.largest;
             float y = mixed[p][n][half * 2 + e] * y_scale + spread;
-            if (first_class + 16 > job.c && first_class + n * 8 + lane_column() + e >= job.c) y = 0;
+            if (first_class + 16 > job.target.c && first_class + n * 8 + lane_column() + e >= job.target.c) y = 0;
             own += y * (y == 0 ? 0.0f : s.log_z - shifted);  // a class masked with minus infinity costs nothing
             const float q = fast_exp2(shifted) * p_factor;
             d[e] = q - y * factor;
@@ -336,7 +320,7 @@ struct SmallBlock {
       float total = 0;
       for (int g = 0; g < used; ++g) total += loss[g * job.plan.rows + row];
       if (first + row < job.draw.n)
-        job.rows[int64_t(location) * job.draw.n + first + row] = total * (job.c == 1 ? 0.0f : kLn2);
+        job.rows[int64_t(location) * job.draw.n + first + row] = total * (job.target.c == 1 ? 0.0f : kLn2);
     }
   }
 
@@ -349,7 +333,7 @@ struct SmallBlock {
     if (threadIdx.x != 0) return;
     total = 0;
     for (int w = 0; w < job.plan.warps; ++w) total += loss[w];
-    job.sums[blockIdx.x] = total * (job.c == 1 ? 0.0f : kLn2);
+    add_to_slot(job.sums + blockIdx.x, total * (job.target.c == 1 ? 0.0f : kLn2), job.first_location == 0);
   }
 };
 

@@ -34,43 +34,6 @@ __global__ void pack_kernel(Strided from, int first, int64_t count, int rows, in
   }
 }
 
-template <Operand operand>
-__global__ void pack_labels_kernel(const int64_t* labels, int64_t ignore_index, int64_t count, int b, int c, int pitch,
-                                   Element<operand>* to) {
-  for (int64_t at = first_index(); at < count; at += index_stride()) {
-    const int j = int(at % pitch), i = int(at / pitch);
-    const int64_t label = i < b && j < c ? labels[i] : -1;
-    to[at] = round_operand<operand>(label == j && label != ignore_index ? 1.0f : 0.0f);
-  }
-}
-
-// One warp per row: read once.
-__global__ void row_sums_kernel(Strided from, int first, int64_t count, int rows, int columns, float* sums) {
-  const int lane = threadIdx.x % kWarp;
-  for (int64_t row = first_index() / kWarp; row < count; row += index_stride() / kWarp) {
-    float sum = 0;
-    for (int j = lane; j < columns; j += kWarp) sum += read(from, first + row / rows, row % rows, j);
-    sum = warp_sum(sum);
-    if (lane == 0) sums[row] = sum;
-  }
-}
-
-__global__ void label_mass_kernel(const int64_t* labels, int b, int c, int64_t ignore_index, float* mass) {
-  for (int64_t i = first_index(); i < b; i += index_stride()) {
-    const bool exists = labels[i] >= 0 && labels[i] < c;
-    mass[i] = labels[i] == ignore_index ? 0.0f : exists ? 1.0f : kNaN;
-  }
-}
-
-__global__ void smooth_mass_kernel(float* mass, int b, float smoothing) {
-  for (int64_t i = first_index(); i < b; i += index_stride())
-    mass[i] = is_finite(mass[i]) ? mass[i] * (1 - smoothing) + smoothing : kBadMass;
-}
-
-__global__ void bad_examples_kernel(const float* mass, int b, bool* bad) {
-  for (int64_t i = first_index(); i < b; i += index_stride()) bad[i] = mass[i] == kBadMass;
-}
-
 // Largest magnitudes of parts: one read of grad_rows.
 __global__ void largest_kernel(Strided from, int64_t n, int64_t count, float* parts) {
   float largest = 0;
@@ -89,18 +52,6 @@ __global__ void relative_kernel(Strided from, int64_t n, int64_t count, const fl
   if (!(scale > 0)) scale = 1;
   for (int64_t at = first_index(); at < count; at += index_stride()) values[at] = read(from, 0, at / n, at % n) / scale;
   if (first_index() == 0) *largest = scale;
-}
-
-// One block.
-__global__ void finish_loss_kernel(const double* total, double scale, bool mean, const int64_t* labels,
-                                   const bool* ignored, int b, int64_t ignore_index, float* loss) {
-  bool any_label = labels == nullptr, any_example = ignored == nullptr;
-  for (int i = threadIdx.x; i < b; i += blockDim.x) {
-    if (labels != nullptr) any_label |= labels[i] != ignore_index;
-    if (ignored != nullptr) any_example |= !ignored[i];
-  }
-  any_label = __syncthreads_or(any_label), any_example = __syncthreads_or(any_example);
-  if (threadIdx.x == 0) *loss = mean && !(any_label && any_example) ? kNaN : float(*total * scale);
 }
 
 template <bool finite>
@@ -124,42 +75,7 @@ void* pack(const Context& context, Operand operand, const Strided& from, int fir
 }
 
 void* pack_targets(const Context& context, Operand operand, const Target& target, int b, int height, int pitch) {
-  if (target.labels == nullptr)
-    return pack_elements<true>(context, operand, target.probabilities, 0, 1, b, target.c, height, pitch);
-  const int64_t count = int64_t(height) * pitch;
-  void* to = context.memory(size_t(count * element_bytes(operand)));
-  with_operand(operand, [&](auto constant) {
-    constexpr Operand o = decltype(constant)::value;
-    launch(context, "pack_labels", pack_labels_kernel<o>, grid_for(context, count), kThreads, 0, target.labels,
-           target.ignore_index, count, b, target.c, pitch, static_cast<Element<o>*>(to));
-  });
-  return to;
-}
-
-float* row_sums(const Context& context, const Strided& from, int first, int places, int rows, int columns) {
-  const int64_t count = int64_t(places) * rows;
-  float* sums = context.make<float>(count);
-  launch(context, "row_sums", row_sums_kernel, grid_for(context, count * kWarp), kThreads, 0, from, first, count, rows,
-         columns, sums);
-  return sums;
-}
-
-float* target_mass(const Context& context, const int64_t* labels, const Strided& probabilities, int b, int c,
-                   int64_t ignore_index, float smoothing) {
-  if (labels == nullptr) {
-    float* mass = row_sums(context, probabilities, 0, 1, b, c);
-    launch(context, "smooth_mass", smooth_mass_kernel, grid_for(context, b), kThreads, 0, mass, b, smoothing);
-    return mass;
-  }
-  float* mass = context.make<float>(b);
-  launch(context, "label_mass", label_mass_kernel, grid_for(context, b), kThreads, 0, labels, b, c, ignore_index, mass);
-  return mass;
-}
-
-bool* bad_examples(const Context& context, const float* mass, int b) {
-  bool* bad = context.make<bool>(b);
-  launch(context, "bad_examples", bad_examples_kernel, grid_for(context, b), kThreads, 0, mass, b, bad);
-  return bad;
+  return pack_elements<true>(context, operand, target.probabilities, 0, 1, b, target.c, height, pitch);
 }
 
 Relative relative(const Context& context, const Strided& grad_rows, int64_t r, int64_t n) {
@@ -173,12 +89,6 @@ Relative relative(const Context& context, const Strided& grad_rows, int64_t r, i
   launch(context, "relative", relative_kernel, grid, kThreads, shared, grad_rows, n, count, parts, int(grid.x),
          result.values, result.largest);
   return result;
-}
-
-void finish_loss(const Context& context, const double* total, double scale, bool mean, const int64_t* labels,
-                 const bool* ignored, int b, int64_t ignore_index, float* loss) {
-  launch(context, "finish_loss", finish_loss_kernel, Grid{1}, kThreads, 0, total, scale, mean, labels, ignored, b,
-         ignore_index, loss);
 }
 
 }  // namespace multimix

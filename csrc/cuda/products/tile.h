@@ -195,12 +195,15 @@ struct Stage {
   static constexpr int kAcrossSize = kDepth * kAcross;
 };
 
+// Rows of a block that accumulates one result, or two side by side.
+constexpr int rows_of_tile(Operand operand, bool two) { return two && operand == Operand::kFP32 ? 64 : 128; }
+
 // By operand and by how many results a block accumulates side by side (`two`): (kRows, kTile) each.
 template <Operand operand, bool two>
 struct TileShape {
   static constexpr bool kHalf = operand == Operand::kBF16 || operand == Operand::kF16;
   static constexpr int kFragments = kHalf ? (two ? 2 : 4) : (two && operand == Operand::kFP32 ? 1 : 2);
-  static constexpr int kRows = two && operand == Operand::kFP32 ? 64 : 128;
+  static constexpr int kRows = rows_of_tile(operand, two);
   static constexpr int kThreads = kRows / (kFragments * 16) * kWarpColumns * kWarp;
   using Sums = WarpTile<operand, kFragments, kTile / kWarpColumns / 8>;
 };

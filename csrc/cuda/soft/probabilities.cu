@@ -4,7 +4,6 @@
 #include "cuda/products/columns.h"
 #include "cuda/products/rows.h"
 #include "cuda/soft/soft.h"
-#include "cuda/sums/sums.h"
 
 namespace multimix {
 namespace {
@@ -108,7 +107,7 @@ struct AgainstMixed {
 
 // Adds up the parts of row losses; 8 bytes per part and row.
 __global__ void row_losses_kernel(SoftBlock block, const RowRecord* records, LossParts parts, int part_count,
-                                  float* sums) {
+                                  double* sums) {
   float* warps = reinterpret_cast<float*>(shared_memory());
   float total = 0;
   for (int task = blockIdx.x * kThreads + threadIdx.x; task < block.places * block.rows; task += gridDim.x * kThreads) {
@@ -126,7 +125,7 @@ __global__ void row_losses_kernel(SoftBlock block, const RowRecord* records, Los
   __syncthreads();
   if (sums && threadIdx.x == 0) {
     for (int warp = 1; warp < kThreads / kWarp; ++warp) total += warps[warp];
-    sums[blockIdx.x] = total;
+    add_to_slot(sums + blockIdx.x, total, block.is_first());
   }
 }
 
@@ -178,7 +177,7 @@ __global__ void origins_kernel(const RowRecord* records, int rows, int stored, i
 
 template <Operand operand>
 void run(const Context& context, const SoftBlock& block, const Block& weights, const SoftTargets& targets,
-         const RowRecord* records, bool first, double* total) {
+         const RowRecord* records, LossSlots& slots) {
   using T = Element<operand>;
   const Matrix<T> y{static_cast<const T*>(targets.data), 0, targets.pitch, block.b, block.c, targets.skip};
   const int64_t size = int64_t(block.places) * block.stored, processors = context.processors;
@@ -189,12 +188,11 @@ void run(const Context& context, const SoftBlock& block, const Block& weights, c
                             reinterpret_cast<uintptr_t>(block.logits.data) % (4 * sizeof(T)) == 0;
   const AgainstMixed<operand> against{block, records, parts, read_aligned, block.c % 4 == 0};
   mix_columns<operand>(context, "soft_probabilities", weights, y, groups, against);
-  if (block.losses || total) {
+  if (block.losses || slots.wanted()) {
     const int64_t grid = std::min(ceil_div(int64_t(block.places) * block.rows, kThreads), 4 * processors);
-    float* sums = total ? context.make<float>(grid) : nullptr;
+    double* sums = slots.at(grid);
     launch(context, "row_losses", row_losses_kernel, {grid}, kThreads, kThreads / kWarp * sizeof(float), block, records,
            parts, 2 * groups, sums);
-    if (total) sum_up(context, sums, grid, first, total);
   }
   if (!block.weights_gradient) return;
   float* origins = nullptr;
@@ -209,7 +207,7 @@ void run(const Context& context, const SoftBlock& block, const Block& weights, c
 
 }  // namespace
 
-SoftTargets soft_targets(const Context& context, const Target& target, Operand operand, int b) {
+SoftTargets soft_targets(const Context& context, const Target& target, const bool* bad, Operand operand, int b) {
   SoftTargets result{};
   with_operand(operand, [&](auto constant) {
     const auto y = operand_matrix<decltype(constant)::value>(context, target.probabilities, 0, 1, b, target.c, nullptr);
@@ -218,14 +216,14 @@ SoftTargets soft_targets(const Context& context, const Target& target, Operand o
   const Strided rounded{result.data, dtype_of(operand), {0, result.pitch, 1}};
   result.sums = row_sums(context, target.probabilities, 0, 1, b, target.c);
   result.rounded_sums = row_sums(context, rounded, 0, 1, b, target.c);
-  result.skip = bad_examples(context, target.mass, b);
+  result.skip = bad;
   return result;
 }
 
 void soft_probabilities(const Context& context, const SoftBlock& block, Operand operand, const Block& weights,
-                        const SoftTargets& targets, const RowRecord* records, bool first, double* total) {
+                        const SoftTargets& targets, const RowRecord* records, LossSlots& slots) {
   with_operand(operand, [&](auto constant) {
-    run<decltype(constant)::value>(context, block, weights, targets, records, first, total);
+    run<decltype(constant)::value>(context, block, weights, targets, records, slots);
   });
 }
 

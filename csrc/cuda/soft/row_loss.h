@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cuda/soft/row_stager.h"
+#include "cuda/sums/mass.h"
 
 namespace multimix {
 

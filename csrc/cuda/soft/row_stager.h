@@ -26,7 +26,7 @@ struct RowsJob {
   LabelOrder labels;
   RowPlan plan;
   RowRecord* records;  // or null: by label
-  float* sums;         // one for each team, or null
+  double* sums;        // a slot for each team, or null
 
   // Of a row: its chunks, and where they do not stay for the losses against labels, the same again.
   MULTIMIX_DEVICE int parts() const { return plan.chunks == 1 || records ? plan.chunks : 2 * plan.chunks; }

@@ -11,7 +11,6 @@
 
 #include "cuda/host/dispatch.h"
 #include "cuda/soft/row_loss.h"
-#include "cuda/sums/sums.h"
 
 namespace multimix {
 namespace {
@@ -110,7 +109,7 @@ __global__ void __launch_bounds__(wide ? kWideThreads : kNarrowThreads, wide ? 3
   const int tasks = job.block.places * (job.block.weights_gradient ? job.block.stored : job.block.rows);
   RowWorker<T, W, wide> worker(job, shared_memory() + team * job.plan.team, rank);
   const double total = worker.run(own, gridDim.x * teams, tasks);
-  if (job.sums && rank == 0) job.sums[own] = float(total);
+  if (job.sums && rank == 0) add_to_slot(job.sums + own, total, job.block.is_first());
 }
 
 // The widest rows that two buffers of a block hold; else one; else chunks.
@@ -126,8 +125,8 @@ RowPlan wide_plan(const Context& context, const SoftBlock& block, int64_t elemen
 
 }  // namespace
 
-void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels, RowRecord* records, bool first,
-               double* total) {
+void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels, RowRecord* records,
+               LossSlots& slots) {
   const int64_t element = block.logits.dtype == DType::kFloat32 ? 4 : 2;
   if (!labels) block.gradient = block.weights_gradient = nullptr;
   const bool mixes = block.gradient != nullptr;
@@ -140,7 +139,7 @@ void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels
   const int64_t tasks = int64_t(block.places) * (block.weights_gradient ? block.stored : block.rows);
   const int64_t per_processor = std::clamp<int64_t>(context.shared_limit / shared, 1, 8);
   const int64_t grid = std::min(ceil_div(tasks, teams), context.processors * per_processor);
-  float* sums = total ? context.make<float>(grid * teams) : nullptr;
+  double* sums = labels ? slots.at(grid * teams) : nullptr;
   const RowsJob job{block, labels ? *labels : LabelOrder{}, plan, records, sums};
   const auto start = [&](auto logit, auto weight) {
     using T = decltype(logit);
@@ -154,7 +153,6 @@ void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels
     labels ? start(BF16{}, float{}) : start(BF16{}, BF16{});
   else
     labels ? start(F16{}, float{}) : start(F16{}, F16{});
-  if (total) sum_up(context, sums, grid * teams, first, total);
 }
 
 }  // namespace multimix

@@ -11,6 +11,7 @@
 #include "cuda/host/blocks.h"
 #include "cuda/host/launch.h"
 #include "cuda/products/operands.h"
+#include "cuda/sums/sums.h"
 
 namespace multimix {
 
@@ -46,16 +47,16 @@ struct SoftBlock {
   float* gradient;          // (r, n, c), or null
   float* weights_gradient;  // of the block, or null
 
+  // Whether it is the first of the call.
+  MULTIMIX_DEVICE bool is_first() const { return first_location == 0 && first == 0; }
   MULTIMIX_DEVICE int64_t index(int place, int row) const { return (first_location + place) * n + first + row; }
   // d loss / d row loss, up to the scale.
   MULTIMIX_DEVICE float factor(int64_t index) const { return grad_rows ? grad_rows[index] : 1.0f; }
   MULTIMIX_DEVICE float scaled() const { return scale.device ? scale.host * *scale.device : scale.host; }
 };
 
-// rows.cu: with `labels` row losses and gradients, otherwise only `records` (places, stored) of the rows. The sum
-// of the row losses goes to total, if that is given; `first`: as the first one.
-void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels, RowRecord* records, bool first,
-               double* total);
+// rows.cu: with `labels` row losses, their sums and gradients, otherwise only `records` (places, stored) of the rows.
+void soft_rows(const Context& context, SoftBlock block, const LabelOrder* labels, RowRecord* records, LossSlots& slots);
 
 // Targets (b, c) as operands, unsmoothed.
 struct SoftTargets {
@@ -66,8 +67,8 @@ struct SoftTargets {
 };
 
 // probabilities.cu: losses and gradients from the records and the targets.
-SoftTargets soft_targets(const Context& context, const Target& target, Operand operand, int b);
+SoftTargets soft_targets(const Context& context, const Target& target, const bool* bad, Operand operand, int b);
 void soft_probabilities(const Context& context, const SoftBlock& block, Operand operand, const Block& weights,
-                        const SoftTargets& targets, const RowRecord* records, bool first, double* total);
+                        const SoftTargets& targets, const RowRecord* records, LossSlots& slots);
 
 }  // namespace multimix

@@ -4,6 +4,7 @@
 #include "cuda/device/elements.h"
 #include "cuda/device/read.h"
 #include "cuda/host/launch.h"
+#include "cuda/sums/mass.h"
 #include "cuda/sums/sums.h"
 
 namespace multimix {
@@ -37,7 +38,8 @@ struct AddUpJob {
   bool accumulate;
   Strided values;  // (r, b, c), or null
   int first_location;
-  float* out;  // (places, b, c)
+  float* out;    // (places, b, c)
+  LossSum loss;  // where there is an output: finished by a block behind those of the gradient
 };
 
 // Smoothed target of example e and class j, both of which exist.
@@ -48,7 +50,7 @@ MULTIMIX_DEVICE float smoothed(const Target& target, int e, int j) {
   }
   const int64_t label = target.labels[e];
   const float own = label == j && label != target.ignore_index ? target.keep : 0.0f;
-  return own + target.mass[e] * target.uniform;
+  return own + label_mass(target, label) * target.uniform;
 }
 
 // Subtracts keep * gram[e, i] for every example e whose label is one of the tile's classes. Per tile: b labels read.
@@ -102,7 +104,11 @@ MULTIMIX_DEVICE void subtract_product(const AddUpJob& job, int place, int i, int
 template <int kClasses, bool dense>
 __global__ void __launch_bounds__(dense ? kDenseThreads : kSparseThreads) add_up_kernel(AddUpJob job) {
   constexpr int kPitch = kClasses == kTile ? kTile + 1 : kTile + 4;  // free of bank conflicts when read by classes
-  float* sums = reinterpret_cast<float*>(shared_memory());           // (warps, kClasses, kPitch)
+  if (job.loss.out.at != nullptr && blockIdx.x == gridDim.x - 1) {
+    if (blockIdx.y == 0) finish_loss(job.loss);
+    return;
+  }
+  float* sums = reinterpret_cast<float*>(shared_memory());  // (warps, kClasses, kPitch)
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp, warps = blockDim.x / kWarp;
   const int class_tiles = (job.c + kClasses - 1) / kClasses;
   const int first_class = int(blockIdx.x) % class_tiles * kClasses;
@@ -158,13 +164,16 @@ void launch_add_up(const Context& context, const AddUpJob& job, int places) {
   constexpr int kPitch = kClasses == kTile ? kTile + 1 : kTile + 4;
   const size_t shared = (kThreads / kWarp * kClasses * kPitch + (dense ? kDepth * kClasses : 0)) * sizeof(float);
   launch(context, "add_up", add_up_kernel<kClasses, dense>,
-         Grid{ceil_div(job.c, kClasses) * ceil_div(job.b, kTile), places}, kThreads, shared, job);
+         Grid{ceil_div(job.c, kClasses) * ceil_div(job.b, kTile) + (job.loss.out.at != nullptr), places}, kThreads,
+         shared, job);
 }
 
 }  // namespace
 
-void add_up(const Context& context, const PartialSums& partial, const GradientOutput& out, const GramCorrection* gram) {
+void add_up(const Context& context, const PartialSums& partial, const GradientOutput& out, const GramCorrection* gram,
+            const LossSlots* loss) {
   AddUpJob job{};
+  if (loss != nullptr && loss->wanted()) job.loss = loss->sum();
   job.partial = partial.at;
   job.splits = partial.splits, job.height = partial.height, job.width = partial.width;
   job.scale = out.scale, job.accumulate = out.accumulate, job.out = out.at;

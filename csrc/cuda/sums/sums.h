@@ -4,11 +4,19 @@
 
 #include "cuda/host/jobs.h"
 #include "cuda/host/memory.h"
+#include "cuda/sums/loss.h"
 
 namespace multimix {
 
-// rows.cu: total += the sum of count floats, or = with `first`. One block, a fixed tree.
-void sum_up(const Context& context, const float* parts, int64_t count, bool first, double* total);
+// mass.cu: row sums (places, rows) of `from` in float32.
+float* row_sums(const Context& context, const Strided& from, int first, int places, int rows, int columns);
+
+// mass.cu: the mass of each example (b), as of mass.h, and whether it is kBadMass.
+struct Masses {
+  const float* at;
+  const bool* bad;
+};
+Masses masses(const Context& context, const Target& target, int b);
 
 // What blocks of rows have gathered, transposed: class j of example i is at[j * width + i] of its place and split.
 struct PartialSums {
@@ -33,9 +41,9 @@ struct GramCorrection {
   const Target* target;
 };
 
-// add_up.cu; gram may be null.
+// add_up.cu; gram may be null. loss: finished by the same launch, or null.
 void add_up(const Context& context, const PartialSums& partial, const GradientOutput& out,
-            const GramCorrection* gram = nullptr);
+            const GramCorrection* gram = nullptr, const LossSlots* loss = nullptr);
 
 // centre.cu: adds to grad_attention (places, b), that of the block's first location on, what its `gradient` gives it:
 // the sum over rows of plain_i (g_i - sum_j mu_j g_j). first: overwrites instead.

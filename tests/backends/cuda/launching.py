@@ -4,10 +4,12 @@ import threading
 import time
 
 import pytest
+import torch
 
 import multimix_kernels as mk
 
 from ...ptx.cuda.plugin import LIBRARY, SHARED_LIMITS, TARGET, recorded, reports
+from ...ptx.launches import CASES, launches
 
 SMALL, LARGE = 14_000, 20_000  # examples, 4 bytes of shared memory each: above the 48 KiB that need no permission
 PAUSE = 300  # milliseconds
@@ -24,8 +26,8 @@ def calls() -> int:
     return LIBRARY.standin_attributes(0, False)
 
 
-def draw(b: int) -> None:
-    mk.sample_dirichlet(4, b, seed=5, backend="cuda")
+def draw(b: int, dtype: torch.dtype = torch.float32) -> None:
+    mk.sample_dirichlet(4, b, seed=5, dtype=dtype, backend="cuda")
 
 
 def test_a_refused_permission_is_an_error_of_its_own():
@@ -54,7 +56,7 @@ def test_threads_do_not_lower_each_others_limit():
 
     def run(b):
         try:
-            mk.sample_dirichlet(4, b, alpha=0.1, seed=5, backend="cuda")  # a kernel that no other test has launched
+            draw(b, torch.bfloat16)  # a kernel that no other test has launched
         except RuntimeError as error:
             errors.append(error)
 
@@ -67,3 +69,24 @@ def test_threads_do_not_lower_each_others_limit():
     for thread in threads:
         thread.join()
     assert not errors
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100", "dense-cifar100"])
+@pytest.mark.parametrize("n", [10**3, 10**6])
+def test_few_classes_take_two_launches(name, n):
+    """The loss and its gradient, with nothing to prepare."""
+    assert launches(*CASES[name], n) == {"mixed_small_kernel": 1, "add_up_kernel": 1}
+
+
+def test_many_classes_take_three_launches_for_each_super_block():
+    """Beside those that make the scores ready and add up."""
+    found = launches(*CASES["imagenet"], 10**6)
+    assert found["sample_kernel"] > 10
+    assert found["sample_kernel"] == found["normaliser_kernel"] == found["gradient_kernel"]
+    others = found.total() - 3 * found["sample_kernel"]
+    assert others == 2
+
+
+def test_few_rows_of_many_classes():
+    """Their classes are shared out among blocks, so that the losses of the rows take a launch of their own."""
+    assert launches(*CASES["imagenet"], 10**3).total() == 6
