@@ -33,7 +33,7 @@ def draw(b: int, dtype: torch.dtype = torch.float32) -> None:
 def test_a_refused_permission_is_an_error_of_its_own():
     """It says what was asked for, and the next launch is none the worse. First, as no kernel has its permission yet."""
     LIBRARY.standin_attributes(0, True)
-    with pytest.raises(RuntimeError, match=rf"sample: the device refuses {SHARED_LIMITS[TARGET]} bytes of shared memory"):
+    with pytest.raises(RuntimeError, match=f"sample: the device refuses {SHARED_LIMITS[TARGET]} bytes"):
         draw(LARGE)
     LIBRARY.standin_attributes(0, False)
     draw(100)
