@@ -7,13 +7,14 @@ tensors have no values, shapes are propagated.
 
 from collections.abc import Sequence
 from functools import lru_cache
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from .backends import LOW, TABLE
-from .backends.contract import REDUCTIONS, Draw, Number
+from .backends.contract import REDUCTIONS, Draw
 from .backends.scheduled import ALPHA_MAX, ALPHA_MIN, ROUNDING, within
 from .scalars import as_integer, as_number, is_number, readable
 
@@ -156,7 +157,7 @@ def check_attention(attention: Tensor, b: int, spatial: Sequence[int], x: Tensor
             raise ValueError("attention: expected finite values that are not negative, got others")
 
 
-def check_loss_options(label_smoothing: float | Tensor, reduction: str) -> Number:
+def check_loss_options(label_smoothing: float | Tensor, reduction: str) -> Any:
     """Label smoothing in [0, 1], and a known reduction. Returns the label smoothing; a Tensor has no value yet."""
     number = as_number(label_smoothing, "label_smoothing")
     if number is None or not (isinstance(number, Tensor) or 0 <= number <= 1):
@@ -233,7 +234,7 @@ def make_draw(
     return Draw(_seed(seed, generator, device), per_example, n, b if m is None else m, low, high, row_offset)
 
 
-def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tensor | None, Number, Number]:
+def check_alpha(alpha, b: int | None, device: torch.device | None) -> tuple[Tensor | None, Any, Any]:
     """Concentrations of the examples (b,) float64 or None, and the range of one for all. b, device None: not known yet.
 
     The range is of Tensors where they have no value yet. A number that float32 cannot tell from a bound counts as the

@@ -64,7 +64,7 @@ def as_number(x, name: str) -> float | Tensor | None:
     return float(x) if isinstance(x, numbers.Real) else None
 
 
-def _traced(x: int | float | torch.SymInt | torch.SymFloat) -> float | Tensor:
+def _traced(x) -> float | Tensor:
     """A number in a graph that is being compiled: a constant of it, or symbolic, as is one that changed before."""
     from torch.fx.experimental.symbolic_shapes import has_static_value  # slow to import
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-Number = float | Tensor  # a Tensor () float64 on the CPU where a value is read when the operator runs; see `scheduled`
 NONE, MEAN, SUM = range(3)  # the reductions, as the operators take them
 REDUCTIONS = {"none": NONE, "mean": MEAN, "sum": SUM}
 
@@ -22,15 +21,15 @@ class Draw(NamedTuple):
     alpha: Tensor | None  # concentrations (b,), or None: alpha ~ Uniform[low, high] for each row
     n: int  # rows per location
     m: int  # examples in each row
-    low: Number
-    high: Number
+    low: float  # these two, in a graph perhaps a Tensor () until the operator is called; see `scheduled`
+    high: float
     row_offset: int  # rows row_offset ... row_offset + n - 1 of the stream
 
 
 class LossOptions(NamedTuple):
     """How targets are read and row losses are reduced."""
 
-    label_smoothing: Number
+    label_smoothing: float  # in a graph perhaps a Tensor () until the operator is called; see `scheduled`
     ignore_index: int
     reduction: int = NONE  # a backward operator is given d loss / d rows, whatever the reduction was
 

@@ -29,8 +29,10 @@ def numbers_of(draw: Draw, options: LossOptions | None = None) -> Tensor | None:
     low, high, smoothing = draw.low, draw.high, 0.0 if options is None else options.label_smoothing
     if not (isinstance(low, Tensor) or isinstance(high, Tensor) or isinstance(smoothing, Tensor)):
         return None
-    like = dict(dtype=torch.float64, device="cpu")
-    return torch.stack([x if isinstance(x, Tensor) else torch.full((), x, **like) for x in (low, high, smoothing)])
+    return torch.stack([
+        x if isinstance(x, Tensor) else torch.full((), x, dtype=torch.float64, device="cpu")
+        for x in (low, high, smoothing)
+    ])  # fmt: skip
 
 
 def with_numbers(records: Sequence, numbers: Tensor) -> list:

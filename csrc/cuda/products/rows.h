@@ -38,7 +38,7 @@ MULTIMIX_DEVICE void add_and_clear(Sums& total, Sums& sum) {
 template <Operand operand, class Finish>
 __global__ void __launch_bounds__(kBlockThreads, 2) row_products_kernel(RowProductsJob<operand> job, Finish finish) {
   using T = Element<operand>;
-  using Tile = BlockTile<operand>;
+  using Tile = BlockTile<operand, UnbiasedProduct<operand>>;  // `centre` adds up the results of all rows
   using Sums = typename Tile::Sums;
   constexpr BlockShape kShape = Tile::kShape;
   constexpr int kRowsSize = kShape.rows * Tile::kAlong, kExamplesSize = kShape.columns * Tile::kAlong;

@@ -42,10 +42,9 @@ MULTIMIX_DEVICE void run_stages(int count, Load load, Use use) {
 
 // A warp's part of a block's result: (16 m, 8 n), in registers. A lane has 2 m rows, 8 apart, and n pairs of
 // neighbours in each of them, 8 apart.
-template <Operand operand, int m, int n>
+template <Operand operand, int m, int n, class P = Product<operand>>
 struct WarpTile {
   using T = Element<operand>;
-  using P = Product<operand>;
   static constexpr int kRows = 2 * m, kPairs = n;  // of a lane
   float at[m][n][4];
 
@@ -163,7 +162,7 @@ constexpr BlockShape block_shape(Operand operand) {
 }
 constexpr int kBlockThreads = 256;
 
-template <Operand operand>
+template <Operand operand, class P = Product<operand>>
 struct BlockTile {
   static constexpr BlockShape kShape = block_shape(operand);
   static_assert(kRowTile % kShape.rows == 0);
@@ -171,13 +170,14 @@ struct BlockTile {
   static constexpr int kAlong = kShape.depth + kAlongPad;        // pitches
   static constexpr int kAcrossRows = kShape.rows + kAcrossPad<operand>;
   static constexpr int kAcrossColumns = kShape.columns + kAcrossPad<operand>;
-  using Sums = WarpTile<operand, kShape.rows / 64, kShape.columns / 16>;
+  using Sums = WarpTile<operand, kShape.rows / 64, kShape.columns / 16, P>;
+  static constexpr int kUnroll = std::is_same_v<P, Product<operand>> ? kShape.depth / 16 : 1;  // for want of registers
 
   // sum += a b of one step.
   template <bool across_a, bool across_b>
   static MULTIMIX_DEVICE void multiply(Sums& sum, const Element<operand>* a, int a_pitch, const Element<operand>* b,
                                        int b_pitch) {
-    sum.template multiply<across_a, across_b, kShape.depth / 16>(a, a_pitch, b, b_pitch, kShape.depth);
+    sum.template multiply<across_a, across_b, kUnroll>(a, a_pitch, b, b_pitch, kShape.depth);
   }
 };
 
