@@ -13,7 +13,7 @@
 namespace multimix {
 namespace {
 
-constexpr int kThreads = 1024;
+constexpr int kThreads = 512;
 
 struct ScoreJob {
   Strided scores;
@@ -109,7 +109,7 @@ struct ScoreBlock {
 };
 
 template <Operand operand>
-__global__ void __launch_bounds__(kThreads) pack_scores_kernel(ScoreJob job) {
+__global__ void __launch_bounds__(kThreads, 1) pack_scores_kernel(ScoreJob job) {
   using Examples = ScoreBlock<operand>;
   const Examples block{job, *reinterpret_cast<typename Examples::Shared*>(shared_memory()), int(blockIdx.y),
                        int(blockIdx.x) * Examples::kExamples};

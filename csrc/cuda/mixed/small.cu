@@ -37,19 +37,17 @@ __global__ void __launch_bounds__(small_limits(operand, arithmetic).warps* kWarp
   const int place = blockIdx.x / job.plan.splits, split = blockIdx.x % job.plan.splits;
   const int location = job.first_location + place;
   const int64_t stride = int64_t(job.plan.splits) * job.plan.rows, start = int64_t(split) * job.plan.rows;
-  SmallGradient<operand, arithmetic> gradient(job);
   block.read(location);
+  SmallGradient<operand, arithmetic> gradient(job);
   Compensated total;
-  bool flushed = false;
-  int tiles = 0;  // in the accumulators
+  int tiles = 0;  // added up
   for (int64_t first = start;; first += stride) {
     const bool end = first >= job.draw.n;
     if (job.partial && first != start) {
       gradient.add_product(block.tile, block.delta);
-      if (++tiles == kFlush || end) {
-        gradient.flush(!flushed);
+      if (++tiles % kFlush == 0 || end) {
+        gradient.flush(tiles <= kFlush);
         gradient.clear();
-        flushed = true, tiles = 0;
       }
     }
     if (end) break;

@@ -16,7 +16,7 @@ template <Operand operand>
 struct SmallOperands {
   using T = Element<operand>;
   static constexpr int kLanes = 4;  // of an example
-  static constexpr int kBatch = 8;  // scores that a thread has on their way
+  static constexpr int kBatch = 4;  // scores that a thread has on their way
 
   const SmallJob& job;
   T *scores, *targets;  // (width, class_pitch)
