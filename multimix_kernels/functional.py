@@ -164,10 +164,10 @@ def mixed_cross_entropy(
     Weights sum to one, so W z~ + bias = sum_i mu_i (W z_i + bias): mixing the scores of the examples gives the same
     loss as mixing their embeddings, and never sees d.
 
-    A score of -inf or finfo.min says that the class does not exist for the example: mixtures in which this example has
-    weight give the class probability 0, at no cost where its mixed target is 0 and at infinite cost where it is not
-    (label smoothing puts target on every class), as in `torch.nn.functional.cross_entropy`. These scores have no
-    gradient.
+    A score of -inf or finfo.min of its dtype says that the class does not exist for the example: mixtures in which this
+    example has weight give the class probability 0, at no cost where its mixed target is 0 and at infinite cost where
+    it is not (label smoothing puts target on every class), as in `torch.nn.functional.cross_entropy`. These scores have
+    no gradient.
 
     Args:
         scores: W z_i + bias, (b, c) or (b, c, *spatial).

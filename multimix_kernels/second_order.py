@@ -14,7 +14,15 @@ from torch import Tensor
 
 from . import ops
 from .backends.contract import MEAN, Draw, LossOptions, Want, compute_dtype
-from .backends.reference.equations import log_softmax, mixed_targets, probabilities, product, shifted, without_masks
+from .backends.reference.equations import (
+    as_scores,
+    log_softmax,
+    mixed_targets,
+    probabilities,
+    product,
+    shifted,
+    without_masks,
+)
 
 _PART_BYTES = 1 << 20  # of one matrix of some rows and all classes or examples; about sixteen of them are held
 
@@ -51,7 +59,8 @@ def products(
     reduced = upstream.dim() == 0
     mean = operation.options is not None and operation.options.reduction == MEAN
     scale = 1 / (operand.shape[0] * draw.n) if mean else 1.0
-    g, x = _leaf(upstream), _leaf(operand)
+    mixed = operation.name == "mixed_cross_entropy"
+    g, x = _leaf(upstream), _leaf(as_scores(operand, torch.float64) if mixed else operand)
     attentions = [] if attention is None else [_leaf(attention)]
     vector, *attention_vectors = (None if v is None else v.double() for v in vectors)
     totals = [torch.zeros_like(leaf) for leaf in (g, x, *attentions)]

@@ -1,6 +1,8 @@
 // Rows of tensors of any floating-point type and layout, to and from contiguous Real.
 #pragma once
 
+#include <limits>
+
 #include "cpu/jobs.h"
 #include "cpu/simd.h"
 
@@ -81,6 +83,15 @@ void read_row(const Strided& x, int64_t i, int64_t j, int64_t k0, int64_t count,
     case DType::kBFloat16: return read_row(static_cast<const BFloat16*>(x.data) + start, stride, count, to);
     case DType::kFloat16: return read_row(static_cast<const Half*>(x.data) + start, stride, count, to);
   }
+}
+
+// Scores, of which the least number of float16 is a mask like minus infinity: times a small weight it would be a score
+// like others, as those of other types are not.
+template <class Real>
+void read_scores(const Strided& x, int64_t i, int64_t j, int64_t k0, int64_t count, Real* to) {
+  read_row(x, i, j, k0, count, to);
+  if (x.dtype != DType::kFloat16) return;
+  for (int64_t k = 0; k < count; ++k) to[k] = to[k] == Real(-65504) ? -std::numeric_limits<Real>::infinity() : to[k];
 }
 
 // Writes count contiguous elements of the type, starting with the offset-th.

@@ -82,7 +82,7 @@ class MixedScores {
   static typename MixOperand<Real>::Layout layout(bool transposed) {
     typename MixOperand<Real>::Layout result;
     result.transposed = transposed;
-    result.shifted = true;
+    result.scores = true;
     return result;
   }
 

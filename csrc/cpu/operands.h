@@ -29,7 +29,7 @@ class MixOperand {
   struct Layout {
     bool plain = true;        // (b, columns): to mix
     bool transposed = false;  // (columns, b): for the gradient of the weights; without infinities and NaN
-    bool shifted = false;     // less a number for each example, see shift()
+    bool scores = false;      // some of which are masks; less a number for each example, see shift()
   };
 
   MixOperand() = default;
@@ -95,10 +95,17 @@ class MixOperand {
   Panels<Real> transposed(int64_t k) const { return {plain(k) + plain_size_, columns_, b_}; }
   bool is_ignored(int64_t i) const { return keep_ && keep_[i] == 0; }
 
+  void read_elements(int64_t k, int64_t i, int64_t p, int64_t width, Real* to) const {
+    if (layout_.scores)
+      read_scores(x_, first_ + k, i, p * P, width, to);
+    else
+      read_row(x_, first_ + k, i, p * P, width, to);
+  }
+
   // The P elements of example i in panel p, zeros beyond the columns. What an ignored example holds is not read.
   void read(int64_t k, int64_t i, int64_t p, Real* to) const {
     const int64_t width = is_ignored(i) ? 0 : std::min(P, columns_ - p * P);
-    read_row(x_, first_ + k, i, p * P, width, to);
+    read_elements(k, i, p, width, to);
     const Real shift = shifts_[k * b_ + i];
     if (shift != 0)
       for (int64_t j = 0; j < width; ++j) to[j] -= shift;
@@ -123,7 +130,7 @@ class MixOperand {
     F low = splat<F>(kLargest), high = splat<F>(-kLargest);
     for (int64_t p = 0; p < count_; ++p) {
       const int64_t width = std::min(P, columns_ - p * P);
-      read_row(x_, first_ + k, i, p * P, width, row);
+      read_elements(k, i, p, width, row);
       std::fill(row + width, row + P, row[0]);
       I wild{};
       for (int64_t v = 0; v < P; v += N) {
@@ -134,7 +141,7 @@ class MixOperand {
       }
       if (any(wild)) __atomic_store_n(&careful_[k * count_ + p], 1, __ATOMIC_RELAXED);
     }
-    if (layout_.shifted) shifts_[k * b_ + i] = shift(minimum(low), maximum(high));
+    if (layout_.scores) shifts_[k * b_ + i] = shift(minimum(low), maximum(high));
   }
 
   // A number to take from all of an example's scores: neither the loss nor the gradient changes. It keeps the digits of

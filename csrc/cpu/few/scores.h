@@ -56,7 +56,7 @@ class FewScores {
 
   void pack_row(int64_t first, int64_t k, int64_t i) const {
     Real* to = row(k, i);
-    read_row(x_, first + k, i, 0, c_, to);
+    read_scores(x_, first + k, i, 0, c_, to);
     std::fill(to + c_, to + pitch_, to[c_ - 1]);
     Range range;
     for (int64_t j = 0; j < pitch_; j += N) range.add(load<F>(to + j));
@@ -90,7 +90,7 @@ class FewScores {
     }
     Strided by_class = x_;
     std::swap(by_class.strides[0], by_class.strides[2]);
-    for (int64_t v = 0; v < classes; ++v) read_row(by_class, j + v, i, location, N, block + v * N);
+    for (int64_t v = 0; v < classes; ++v) read_scores(by_class, j + v, i, location, N, block + v * N);
   }
 
   void subtract(Real offset, Real* to) const {

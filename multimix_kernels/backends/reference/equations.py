@@ -35,6 +35,15 @@ def log_softmax(logits: Tensor) -> Tensor:
     return below - others.log1p() + 0 * top
 
 
+def as_scores(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """Scores in the dtype of sums, with -inf for every mask: the least float16, too.
+
+    Times a small weight that would be a score like others; finfo.min of other dtypes is far below them.
+    """
+    scores = x.to(dtype).contiguous()
+    return scores.masked_fill(x == torch.finfo(x.dtype).min, -math.inf) if x.dtype == torch.float16 else scores
+
+
 def shifted(scores: Tensor) -> Tensor:
     """Scores less the largest of their example, which changes no softmax: mixing them rounds differences only."""
     top = scores.detach().amax(-1, keepdim=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..contract import NONE, SUM, LossOptions, compute_dtype
-from .equations import mixed_targets, probabilities, product, row_losses, shifted, without_masks
+from .equations import as_scores, mixed_targets, probabilities, product, row_losses, shifted, without_masks
 from .stream import weights
 
 
@@ -66,7 +66,7 @@ def _mixed_cross_entropy(scores, target, options, attention, ignored, draw):
     """Row losses (r, n), and what maps d loss / d rows to the gradients of scores and attention."""
     r, b, c = scores.shape
     dtype = compute_dtype(scores.dtype)
-    s, y = shifted(scores.to(dtype).contiguous()), probabilities(target, c, options, dtype)
+    s, y = shifted(as_scores(scores, dtype)), probabilities(target, c, options, dtype)
     mu = sample(b, r, dtype, attention, ignored, draw)
     rows, delta, log_q = row_losses(product(mu, s), mixed_targets(mu, y, target))
 
