@@ -217,7 +217,7 @@ def check_subset(m: int | None, b: int | None) -> int | None:
 def make_draw(
     n: int,
     m: int | None,
-    alpha: float | tuple[float, float] | Tensor,
+    alpha: float | tuple[float | Tensor, float | Tensor] | Tensor,
     seed: int | Tensor | None,
     generator: torch.Generator | None,
     row_offset: int,

@@ -222,7 +222,7 @@ def test_export(scores, backend):
 
 @pytest.mark.parametrize(("name", "value", "expected"), [
     ("alpha", 0.001, "alpha: expected a float or a .*, within .*, got 0.001"),
-    ("alpha", float("nan"), "alpha: expected .*, got nan"),
+    ("alpha", float("nan"), "alpha: expected .*, got .nan, nan."),
     ("label_smoothing", 1.5, "label_smoothing: expected a float in .*, got 1.5"),
 ])  # fmt: skip
 def test_values_are_checked_when_a_graph_runs(name, value, expected, scores, backend):

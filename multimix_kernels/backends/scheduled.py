@@ -45,7 +45,7 @@ def with_numbers(records: Sequence, numbers: Tensor) -> list:
     nearest = within(low, high)
     if nearest is None:
         expected = f"a float or a (low, high) pair with low <= high, within [{ALPHA_MIN}, {ALPHA_MAX}]"
-        raise ValueError(f"alpha: expected {expected}, got {low if str(low) == str(high) else (low, high)}")
+        raise ValueError(f"alpha: expected {expected}, got {low if low == high else (low, high)}")
     if not 0 <= smoothing <= 1:
         raise ValueError(f"label_smoothing: expected a float in [0, 1], got {smoothing}")
     return _replaced(records, *nearest, smoothing)

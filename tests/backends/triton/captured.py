@@ -85,7 +85,7 @@ def step(b, c, n, d=None, spatial=(), attention=False, attention_grad=False, red
 
 def patch_readable():
     """Values are not looked at, as those on a GPU are not."""
-    return patch("multimix_kernels.arguments._readable", lambda x: False)
+    return patch("multimix_kernels.arguments.readable", lambda x: False)
 
 
 def main(name: str) -> None:

@@ -155,7 +155,7 @@ class Sampler:
             sample_kernel[((programs + tiles) * places,)](
                 out, inverse, plain, given, programs, ignore_index, c, first_location, first, stored, tiles,
                 self.names, *self.counts, shape.registers, shape.rows, shape.groups, self.kind, self.subset, operand,
-                width, device.assembly(out), *sizes, **device.options(shape.warps, 1),
+                None if inverse is None else width, device.assembly(out), *sizes, **device.options(shape.warps, 1),
             )  # fmt: skip
 
 
