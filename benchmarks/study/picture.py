@@ -24,12 +24,13 @@ def draw(study: Study, path: Path) -> None:
     """Writes the picture, of what there is to show."""
     results, cases = study.results, study.results.cases()
     methods = [m for m in METHODS if m != "plain" and m in results.methods(cases[0])]
-    heights = [0.33 * len(methods) + 1.4, 5.2]
+    heights = [0.33 * len(methods) + 1.4] + [5.2] * _has_ablations(results, cases[0])
     with plt.rc_context(PARAMETERS | {"font.size": 9, "axes.titlesize": 9, "figure.titlesize": 10}):
         figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
-        areas = figure.subfigures(2, 1, height_ratios=heights, hspace=0.02)
+        areas = figure.subfigures(len(heights), 1, height_ratios=heights, hspace=0.02, squeeze=False)[:, 0]
         _gains(areas[0], results, cases, methods)
-        _ablations(areas[1], results, cases[0])
+        if len(areas) > 1:
+            _ablations(areas[1], results, cases[0])
         figure.savefig(path)
         plt.close(figure)
 
@@ -54,6 +55,13 @@ def _gains(area: Any, results: Results, cases: list[Case], methods: list[str]) -
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x", alpha=0.25)
     area.legend(loc="outside lower center", ncols=2)
+
+
+def _has_ablations(results: Results, case: Case) -> bool:
+    """Whether an option has been varied."""
+    ran = results.methods(case)
+    lines = [line for ablation in ABLATIONS if ablation.logarithmic for line in ablation.lines.values()]
+    return any(sum(method in ran for _, method in line) > 1 for line in lines)
 
 
 def _ablations(area: Any, results: Results, case: Case) -> None:

@@ -5,8 +5,8 @@ from scipy.stats import ttest_rel
 from .. import text
 from ..demo.report import label
 from ..demo.results import Case, Results
-from .experiments import LEARNING_RATES, METHODS
-from .jobs import Study
+from .experiments import LEARNING_RATES, METHODS, experiments
+from .jobs import Study, runs
 
 SURE = 0.05  # of the paired test, divided by the number of methods compared (Bonferroni)
 
@@ -31,13 +31,13 @@ def sure(results: Results, case: Case, method: str) -> int:
 
 def render(study: Study) -> str:
     """Markdown: the sentence, the table, and how to read it."""
-    parts = [sentence(study), table(study), _legend(study)]
+    parts = [sentence(study), table(study), _legend(study), _unfinished(study)]
     if study.results.costs:
         parts += [
             "The mixing step alone over 7x7 locations, forward and backward from feature maps:",
             costs_table(study),
         ]
-    return "\n\n".join(parts)
+    return "\n\n".join(part for part in parts if part)
 
 
 def table(study: Study) -> str:
@@ -90,7 +90,31 @@ def sentence(study: Study) -> str:
     end = f"Above plain on every training set: {', '.join(map(label, reliable))}." if reliable else (
         "No method is surely above plain on every training set."
     )  # fmt: skip
-    return f"{'; '.join(parts)}. {end}"
+    return " ".join(said for said in (f"{'; '.join(parts)}.", end, _above(results), _calibration(results)) if said)
+
+
+def _above(results: Results) -> str:
+    """Methods that gain in the mean on every training set, of several."""
+    found = []
+    for m in METHODS[1:]:
+        gains = [100 * results.gain(case, m, "accuracy")[0] for case in results.cases() if m in results.methods(case)]
+        if len(gains) > 1 and min(gains) > 0:
+            found.append(f"{label(m)} ({', '.join(f'{gain:+.1f}' for gain in gains)})")
+    return f"In the mean above plain on each: {'; '.join(found)}." if found else ""
+
+
+def _calibration(results: Results) -> str:
+    """On the first training set, whose error of calibration is the least, beside plain's."""
+    case = results.cases()[0]
+    ran = [m for m in METHODS if len(results.of(case, m)) > 1]
+    if "plain" not in ran or len(ran) < 2:
+        return ""
+    errors = {m: 100 * results.mean(case, m, "calibration") for m in ran}
+    best = min(errors, key=lambda m: errors[m])
+    return (
+        f"Best calibrated with {case[0]} is {label(best)}: ECE {errors[best]:.1f} %, plain {errors['plain']:.1f} %; "
+        f"NLL {results.mean(case, best, 'nll'):.2f}, plain {results.mean(case, 'plain', 'nll'):.2f}."
+    )
 
 
 def _accuracy(results: Results, case: Case, method: str) -> str:
@@ -122,3 +146,20 @@ def _legend(study: Study) -> str:
         f"{of.get('date', '')[:10]}." if of else "",
     ]  # fmt: skip
     return " ".join(part for part in told if part)
+
+
+def _unfinished(study: Study) -> str:
+    """What of the whole study has not been run, if it was begun."""
+    planned = [(e.title, method, seed) for e, method, seed in runs(experiments())]
+    missing = set(planned) - {(run.dataset, run.method, run.seed) for run in study.results.runs}
+    if not missing or len(missing) == len(planned):
+        return ""
+    titles = [title for title, method, _ in planned if method in METHODS]
+    parts = []
+    for title in dict.fromkeys(titles):
+        left = sum(t == title and method in METHODS for t, method, _ in missing)
+        if left:
+            parts.append(f"{left} of {titles.count(title)} with {title}")
+    ablations = sum(method not in METHODS for _, method, _ in missing)
+    parts += [f"{ablations} of the ablations (n, m, α, attention)"] if ablations else []
+    return f"Runs that are still to be made: {'; '.join(parts)}; the same command goes on. No ± means one seed."

@@ -271,3 +271,21 @@ def test_costs_have_a_column_for_each_n():
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert cells[0] == ["", "n = 1000", "n = 10⁵"]
     assert cells[2:] == [["paper, m = 2", "1.50 ms", "150 ms"], ["cpu, m = 2", "1.50 ms", "-"]]
+
+
+def test_a_study_that_is_not_done_says_what_is_missing():
+    study = made_study({"plain": [0.8, 0.8], PAIRS: [0.9, 0.9]})
+    assert "still to be made" not in report.render(study)  # it is another one
+    planned = jobs.runs(experiments.experiments())
+    run = study.results.runs[0]
+    study.results.runs = [replace(run, dataset=e.title, method=m, seed=s) for e, m, s in planned[3:]]
+    assert "Runs that are still to be made: 3 of 80 with 1,000 training examples; the same" in report.render(study)
+    study.results.runs += [replace(run, dataset=e.title, method=m, seed=s) for e, m, s in planned[:3]]
+    assert "still to be made" not in report.render(study)
+
+
+def test_the_sentence_names_the_best_calibrated():
+    study = made_study({"plain": [0.8, 0.8], PAIRS: [0.9, 0.9], DENSE_PAIRS: [0.9, 0.9]})
+    study.results.runs = [replace(r, calibration=0.02) if r.method == PAIRS else r for r in study.results.runs]
+    said = report.sentence(study)
+    assert "Best calibrated with few is MultiMix, m = 2, α = 1: ECE 2.0 %, plain 10.0 %; NLL 0.50, plain 0.50." in said
