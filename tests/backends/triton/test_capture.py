@@ -36,7 +36,7 @@ def test_after_warm_up_a_capture_compiles_nothing(case, request):
     assert found["launched"] == 0
     assert found["asked"], "somebody else's hook is kept"
     assert found["restored"]
-    assert found["warmed"] > 2
+    assert found["warmed"] > 1
     assert found["after"] == 0
     assert found["waits"] == []
     assert found["operations"]
