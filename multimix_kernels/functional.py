@@ -185,7 +185,7 @@ def mixed_cross_entropy(
     """
     arguments.check_input(scores, "scores", dense=True)
     b, c, *spatial = scores.shape
-    label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+    smoothing = arguments.check_loss_options(label_smoothing, reduction)
     ignore_index = arguments.check_ignore_index(ignore_index)
     target, ignored = arguments.check_target(target, b, c, scores.device, ignore_index)
     if attention is not None:
@@ -195,7 +195,7 @@ def mixed_cross_entropy(
     _reserve_rows(reduction, draw, spatial, scores)
     loss = autograd.cross_entropy(
         "mixed_cross_entropy", _locations_first(scores), _flat_attention(attention), target, ignored,
-        LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
+        LossOptions(smoothing, ignore_index, REDUCTIONS[reduction]), name, draw,
     )  # fmt: skip
     return loss if reduction != "none" else loss.T.reshape(draw.n, *spatial)
 

@@ -107,10 +107,10 @@ class Mixture:
             raise ValueError(f"logits: expected shape {expected} to match the embeddings, got {tuple(logits.shape)}")
         if logits.device != self.seed.device:
             raise ValueError(f"logits: expected device {self.seed.device}, got {logits.device}")
-        label_smoothing = arguments.check_loss_options(label_smoothing, reduction)
+        smoothing = arguments.check_loss_options(label_smoothing, reduction)
         ignore_index = arguments.check_ignore_index(ignore_index)
         target, _ = arguments.check_target(target, self._b, c, logits.device, ignore_index)
-        options = LossOptions(label_smoothing, ignore_index, REDUCTIONS[reduction])
+        options = LossOptions(smoothing, ignore_index, REDUCTIONS[reduction])
         return self._cross_entropy(logits, target, options)
 
     def _cross_entropy(self, logits: Tensor, target: Tensor, options: LossOptions) -> Tensor:

@@ -7,7 +7,7 @@ needs the memory of one part only. The arithmetic is in float64.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -104,7 +104,8 @@ def _equation(
     assert operation.options is not None
     options = operation.options
     if operation.numbers is not None:
-        options = options._replace(label_smoothing=operation.numbers[2])
+        smoothing: Any = operation.numbers[2]  # used in torch operations only
+        options = options._replace(label_smoothing=smoothing)
     y = probabilities(operation.target, operand.shape[2], options, operand.dtype)
     logits = product(mu, shifted(operand)) if operation.name == "mixed_cross_entropy" else operand
     return -(mixed_targets(mu, y, operation.target) * without_masks(log_softmax(logits))).sum(-1)

@@ -1,6 +1,7 @@
 """`warm_up`: a step of zeros, so that a later one has nothing to compile, to load or to verify."""
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -69,10 +70,10 @@ def warm_up(
     arguments.check_loss_options(label_smoothing, reduction)
     if dtype not in arguments.DTYPES:
         raise TypeError(f"dtype: expected float32, bfloat16, float16 or float64, got {dtype}")
-    draw = dict(n=n, m=m, alpha=alpha, seed=0, backend=backend)
-    loss = dict(label_smoothing=label_smoothing, reduction=reduction)
+    draw: dict[str, Any] = dict(n=n, m=m, alpha=alpha, seed=0, backend=backend)
+    loss: dict[str, Any] = dict(label_smoothing=label_smoothing, reduction=reduction)
     if c is None and d is None:
-        sample_dirichlet(b=b, spatial=spatial, dtype=dtype, device=device, **draw)  # type: ignore[arg-type]
+        sample_dirichlet(b=b, spatial=spatial, dtype=dtype, device=device, **draw)
         return
 
     def leaf(*shape: int) -> Tensor:
@@ -81,23 +82,24 @@ def warm_up(
     given = None
     if attention:
         given = torch.ones((b, *spatial), dtype=dtype, device=device, requires_grad=attention_grad)
-    target = None if c is None else _target(b, c, probabilities, dtype, device)
     if c is not None:
+        target = _target(b, c, probabilities, dtype, device)
         scores = leaf(b, c, *spatial)
-        _backward(mixed_cross_entropy(scores, target, attention=given, **draw, **loss), [scores, given])  # type: ignore[arg-type]
+        _backward(mixed_cross_entropy(scores, target, attention=given, **draw, **loss), [scores, given])
     if d is None:
         return
     input = leaf(b, d, *spatial)
-    mixture = multimix(input, attention=given, **draw)  # type: ignore[arg-type]
+    mixture = multimix(input, attention=given, **draw)
     _backward(mixture.embeddings, [input, given])
     if c is not None:
         weight, bias, logits = leaf(c, d), leaf(c), leaf(n, c, *spatial)
-        _backward(mixture.cross_entropy(logits, target, **loss), [logits, given])  # type: ignore[arg-type]
-        head = (input, target, weight, bias)
+        _backward(mixture.cross_entropy(logits, target, **loss), [logits, given])
         if spatial:
-            found = dense_multimix_cross_entropy(*head, attention_grad=attention_grad, **draw, **loss)  # type: ignore[arg-type]
+            found = dense_multimix_cross_entropy(
+                input, target, weight, bias, attention_grad=attention_grad, **draw, **loss
+            )
         else:
-            found = multimix_cross_entropy(*head, **draw, **loss)  # type: ignore[arg-type]
+            found = multimix_cross_entropy(input, target, weight, bias, **draw, **loss)
         _backward(found, [input, weight, bias])
 
 
