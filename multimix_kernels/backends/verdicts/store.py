@@ -10,7 +10,6 @@ import os
 import tempfile
 from contextlib import suppress
 from datetime import datetime, timezone
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ except ImportError:  # Windows
 FORMAT = 1  # rises when checks or files change
 _START = f'{{"format":{FORMAT},"mark":"'
 _END = "}\n"
+_HERE = f"{Path(__file__).parents[2]}, torch {torch.__version__}"
 
 
 def folder() -> Path:
@@ -48,18 +48,13 @@ def unwritable(error: OSError) -> str:
     )
 
 
-@cache
-def _here() -> str:
-    return f"{Path(__file__).parents[2]}, torch {torch.__version__}"
-
-
 def path(device: Device) -> Path:
     """Where the verdict on a device is: what differs in it needs another one, what is cheap to ask is in the name."""
     return Path(_path(device))
 
 
 def _path(device: Device) -> str:
-    name = f"{device.name}, {device.capability}, {device.driver}, {_here()}"
+    name = f"{device.name}, {device.capability}, {device.driver}, {_HERE}"
     return f"{_folder()}/verdict-{hashlib.sha1(name.encode()).hexdigest()[:16]}.json"
 
 
