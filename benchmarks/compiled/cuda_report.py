@@ -3,10 +3,11 @@
 Read from the compiled library: no GPU is needed, nothing is run. Columns: registers of a thread, bytes of its stack,
 instructions that use local memory, static shared memory (what is asked for at the launch is not in the binary),
 instructions (loops counted once), instructions of the tensor cores. Fails where a kernel spills or uses local memory,
-and where one with matrix products has no instruction of the tensor cores.
+but for those named below, and where one with matrix products has no instruction of the tensor cores.
 """
 
 import argparse
+import re
 import subprocess
 import sys
 import tempfile
@@ -24,15 +25,18 @@ NO_PRODUCTS = frozenset({
     "largest_kernel", "masses_kernel", "origins_kernel", "pack_kernel", "pack_scores_kernel", "relative_kernel",
     "row_losses_kernel", "row_sums_kernel", "sample_kernel", "soft_rows_kernel", "sum_splits_kernel",
 })  # fmt: skip
+BY_CLASS = re.compile(r"row_loss_kernelI.*Lb1E")  # their targets are mixed already
+# Bytes of stack that 16-bit operands cost where the pointers of copies leave too few registers.
+SPILLED = {"gradient_kernel": 8, "mix_columns_kernel": 8}
 HEADER = ("target", "kernel", "registers", "stack", "local", "shared", "instructions", "matrix")
 
 
 def complaints(kernel: Kernel) -> list[str]:
     """What is wrong with a kernel."""
     found = []
-    if kernel.stack or kernel.local:
+    if kernel.stack > SPILLED.get(kernel.name, 0) or (kernel.local and not kernel.stack):
         found.append(f"{kernel.stack} bytes of stack, {kernel.local} instructions with local memory")
-    if not kernel.matrix and kernel.name not in NO_PRODUCTS:
+    if not kernel.matrix and kernel.name not in NO_PRODUCTS and not BY_CLASS.search(kernel.symbol):
         found.append("no instruction of the tensor cores")
     return found
 

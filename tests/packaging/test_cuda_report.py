@@ -68,6 +68,12 @@ def test_names():
     ({"counts": {"FFMA": 9}}, "no instruction of the tensor cores"),
     ({"counts": {"HGMMA": 9}}, None),
     ({"symbol": SAMPLE, "counts": {"FFMA": 9}}, None),
+    ({"symbol": "_ZN8multimix15row_loss_kernelILNS_7OperandE0ELb1EEEvi", "counts": {"FFMA": 9}}, None),
+    ({"symbol": "_ZN8multimix15row_loss_kernelILNS_7OperandE0ELb0EEEvi", "counts": {"FFMA": 9}},
+     "no instruction of the tensor cores"),
+    ({"symbol": "_ZN8multimix15gradient_kernelILNS_7OperandE0EEEvi", "stack": 8, "counts": {"HMMA": 1}}, None),
+    ({"symbol": "_ZN8multimix15gradient_kernelILNS_7OperandE0EEEvi", "stack": 16},
+     "16 bytes of stack, 0 instructions with local memory"),
 ], ids=str)  # fmt: skip
 def test_complaints(changes, complaint):
     assert cuda_report.complaints(kernel(**changes)) == ([complaint] if complaint else [])
