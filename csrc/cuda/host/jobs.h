@@ -15,8 +15,8 @@ namespace multimix {
 enum class Operand : int { kBF16, kF16, kTF32, kFP32 };
 
 // How gammas are computed: in float32 with the logarithm of the special function unit; in float32 with an accurate one,
-// as large concentrations multiply its error; in pairs of floats and in log space, as small ones divide the error of the
-// slack.
+// as large concentrations multiply its error; in pairs of floats and in log space, as small ones divide the error of
+// the slack.
 enum class Arithmetic : int { kHardware, kAccurate, kLogSpace };
 // The least concentrations of a row at which weights keep 1e-5 with float32 logarithms, and with the special function
 // unit's, and the greatest at which they do with the latter.
