@@ -26,7 +26,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def run(*arguments: str, seconds: int = 900) -> None:
+def run(*arguments: str, seconds: int = 1800) -> None:
     triton, numpy = (tuple(map(int, importlib.metadata.version(x).split(".")[:2])) for x in ("triton", "numpy"))
     if triton < (3, 7) and numpy >= (2, 4):
         pytest.skip("the interpreter of Triton 3.6 needs a NumPy before 2.4; compiled kernels do not")
