@@ -11,7 +11,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-# Private functions of torch, all versions of which that the tests know have them; without one nothing is ever idle.
+# Private functions of torch; where one is missing nothing is ever idle.
 _ASKED = ("DispatchKey", "DispatchKeySet", "_dispatch_keys", "_dispatch_key_for_device", "_dispatch_key_parse",
           "_dispatch_tls_local_include_set")  # fmt: skip
 _KNOWN = all(hasattr(torch._C, name) for name in _ASKED) and hasattr(torch.autograd, "_profiler_enabled")

@@ -86,6 +86,11 @@ def _outside_autocast(operator: Callable) -> Callable:
     return run
 
 
+_SCHEDULED_TAGS = tuple(
+    getattr(torch.Tag, name) for name in ("pt2_compliant_tag", "cudagraph_unsafe") if hasattr(torch.Tag, name)
+)
+
+
 def _scheduled(backend: str, name: str) -> Callable:
     """The operator of numbers that are read now."""
 
@@ -100,7 +105,7 @@ def _register_scheduled(backend) -> dict:
     for name, schema in SCHEMAS.items():
         qualified = f"{backend.namespace}::{name}.scheduled"
         declared = schema.replace(") ->", ", Tensor numbers) ->")
-        torch.library.define(qualified, declared, tags=(torch.Tag.pt2_compliant_tag, torch.Tag.cudagraph_unsafe))
+        torch.library.define(qualified, declared, tags=_SCHEDULED_TAGS)
         fake = _with_records(name, _FAKES[name])
         torch.library.register_fake(qualified, lambda *arguments, fake=fake: fake(*arguments[:-1]))
         torch.library.impl(qualified, "CompositeExplicitAutograd", _scheduled(backend.name, name))

@@ -211,16 +211,14 @@ def test_runs_beside_each_other_are_the_same_runs(images, tmp_path, monkeypatch)
 def _fail(shared, number):
     if number == 1:
         raise ValueError("of a task")
-    time.sleep(30)
+    time.sleep(3600)
 
 
 def test_an_error_of_a_run_ends_the_others():
-    started = time.monotonic()
     with pytest.raises(ValueError, match="of a task"):
         list(workers.each(_fail, None, [(0,), (1,), (2,)], 2))
     for process in multiprocessing.active_children():
-        process.join(10)
-    assert time.monotonic() - started < 28
+        process.join(60)
     assert not multiprocessing.active_children()
 
 
