@@ -46,6 +46,15 @@ def poisoned_memory():
     torch.use_deterministic_algorithms(False)
 
 
+@pytest.fixture
+def fresh_compiler(poisoned_memory):
+    """torch.compile that has compiled nothing, and takes memory as it is: poison would only be traced."""
+    torch._dynamo.reset()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch._dynamo.reset()
+
+
 @pytest.fixture(autouse=True)
 def no_default_backend(monkeypatch, tmp_path):
     """The tests choose backends themselves, and look at no verdict but their own."""

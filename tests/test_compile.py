@@ -9,14 +9,7 @@ import multimix_kernels as mk
 from .support.bounds import assert_close
 from .support.cases import DENSE, IGNORE, PLAIN, loss_and_gradients
 
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    # What is not written is poisoned in the other tests; here it would only be traced.
-    torch.use_deterministic_algorithms(False)
-    yield
-    torch._dynamo.reset()
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 
 
 def target_for(x, c=5):

@@ -16,6 +16,7 @@ from multimix_kernels import ops
 
 from .support.cases import loss_and_gradients
 
+pytestmark = pytest.mark.usefixtures("fresh_compiler")
 VALUES = ((0.7, 0.1), (0.3, 0.2), (1.1, 0.0), (2.5, 0.35), (0.05, 1.0))  # of alpha and label_smoothing
 TARGET = torch.tensor([0, 1, 2, 4, -100, 1])
 
@@ -41,14 +42,6 @@ def as_floats(options):
     return {
         name: tuple(map(float, value)) if isinstance(value, tuple) else float(value) for name, value in options.items()
     }
-
-
-@pytest.fixture(autouse=True)
-def fresh_compiler():
-    torch._dynamo.reset()
-    torch.use_deterministic_algorithms(False)
-    yield
-    torch._dynamo.reset()
 
 
 @pytest.fixture

@@ -18,6 +18,10 @@ SHARED = (
     "test_autograd.py",
     "test_special_values.py",
     "test_second_order.py",
+    "test_functional_semantics.py",
+    "test_compile.py",
+    "test_schedules.py",
+    "test_tracing.py",
 )
 
 pytestmark = pytest.mark.skipif(build.missing() is not None, reason=f"the CUDA kernels: {build.missing()}")

@@ -19,6 +19,9 @@ SHARED = (
     "ops",
     "functional",
     "second_order",
+    "compile",
+    "schedules",
+    "tracing",
 )
 
 pytestmark = pytest.mark.skipif(
