@@ -7,6 +7,7 @@ import torch
 
 from multimix_kernels import available_backends
 from multimix_kernels.backends import TABLE
+from multimix_kernels.backends.verdicts import choice
 
 # cuBLAS refuses to run in deterministic mode without it.
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -57,7 +58,8 @@ def fresh_compiler(poisoned_memory):
 
 @pytest.fixture(autouse=True)
 def no_default_backend(monkeypatch, tmp_path):
-    """The tests choose backends themselves, and look at no verdict but their own."""
+    """The tests choose backends themselves, and know no verdict but their own."""
     monkeypatch.delenv("MULTIMIX_BACKEND", raising=False)
     monkeypatch.setenv("MULTIMIX_VERIFY", "off")
     monkeypatch.setenv("MULTIMIX_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(choice, "_known", {})

@@ -9,7 +9,7 @@ import pytest
 
 import multimix_kernels as mk
 from multimix_kernels.backends import fallback
-from multimix_kernels.backends.verdicts import choice, plan, store
+from multimix_kernels.backends.verdicts import plan, store
 
 from ..support import verify_device
 
@@ -23,7 +23,6 @@ if not mk.available_backends()["cpu"]:
 def simulated(monkeypatch, tmp_path):
     """The device, of which nothing is known yet; children leave a line in the file `starts`."""
     verify_device.install(monkeypatch.setattr)
-    monkeypatch.setattr(choice, "_known", {})
     monkeypatch.setattr(fallback, "warned", set())
     monkeypatch.setenv("MULTIMIX_VERIFY", "auto")
     monkeypatch.setenv(verify_device.STARTS, str(tmp_path / "starts"))
