@@ -2,7 +2,7 @@
 
 `triton.JITFunction.run` takes 10 to 30 us a launch: it writes the options out as a string, compares all globals of the
 kernel, and asks for settings. Here the compiled kernel is kept under what Triton specialises by, and is launched
-directly. Cost of a launch: about 50 ns for an argument, 150 ns for a tensor, 2 us for the rest, and Triton's launcher.
+directly. Cost of a launch, by estimate: 50 ns for an argument, 150 ns for a tensor, 2 us, and Triton's launcher.
 The first launch of a kind, and whatever is unusual, goes Triton's own way.
 """
 
